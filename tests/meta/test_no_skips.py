@@ -1,0 +1,84 @@
+"""The guards against tests that stop politely, tried on tests that do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+POLITE = {
+    "skip": "import pytest\ndef test_a(): pytest.skip('no server')\n",
+    "mark": "import pytest\n@pytest.mark.skip(reason='no server')\ndef test_a(): ...\n",
+    "module": "import pytest\npytest.importorskip('a_module_that_nobody_has')\ndef test_a(): ...\n",
+    "xfail": "import pytest\n@pytest.mark.xfail\ndef test_a(): assert False\n",
+    "xpass": "import pytest\n@pytest.mark.xfail\ndef test_a(): ...\n",
+}
+HONEST = "def test_a(): ...\ndef test_b(): ...\n"
+
+
+def pytest_in(folder: Path, *arguments: str, ci: bool) -> subprocess.CompletedProcess[str]:
+    """Run pytest on a folder that has our conftest, with or without CI in the environment."""
+    shutil.copy(ROOT / "tests" / "conftest.py", folder)
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    environment = {name: value for name, value in os.environ.items() if name != "CI" and "PYTEST" not in name}
+    if ci:
+        environment["CI"] = "true"
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def no_skips(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "tools" / "no_skips.py"), str(folder / "junit.xml"), str(folder)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", POLITE)
+def test_in_ci_a_polite_test_fails(tmp_path: Path, name: str) -> None:
+    (tmp_path / "test_it.py").write_text(POLITE[name])
+    done = pytest_in(tmp_path, ci=True)
+    assert done.returncode in (1, 2), done.stdout
+    assert "With CI set that is a failure" in done.stdout
+
+
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]])
+def test_in_ci_deselection_fails(tmp_path: Path, workers: list[str]) -> None:
+    (tmp_path / "test_it.py").write_text(HONEST)
+    done = pytest_in(tmp_path, "-k", "test_a", *workers, ci=True)
+    assert done.returncode == 1
+    assert "1 tests were deselected" in done.stdout
+
+
+def test_honest_tests_pass_in_ci(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(HONEST)
+    assert pytest_in(tmp_path, ci=True).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["skip", "mark", "module", "xfail"])
+def test_report_with_a_polite_test_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "test_it.py").write_text(POLITE[name])
+    (tmp_path / "test_honest.py").write_text(HONEST)
+    assert pytest_in(tmp_path, "--junitxml=junit.xml", ci=False).returncode == 0
+    done = no_skips(tmp_path)
+    assert done.returncode == 1
+    assert "test_it" in done.stderr
+
+
+def test_report_with_deselected_tests_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(HONEST)
+    assert pytest_in(tmp_path, "--junitxml=junit.xml", "-k", "test_a", ci=False).returncode == 0
+    done = no_skips(tmp_path)
+    assert done.returncode == 1
+    assert "2 tests are there, but the report has only 1" in done.stderr
+
+
+def test_honest_report_is_accepted(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(HONEST)
+    assert pytest_in(tmp_path, "--junitxml=junit.xml", ci=False).returncode == 0
+    done = no_skips(tmp_path)
+    assert (done.returncode, done.stdout) == (0, "no_skips: 2 tests in the report, 2 collected, 0 complaints\n")

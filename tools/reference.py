@@ -1,0 +1,149 @@
+"""Write the pages of docs/reference that come from the code; `--check` only compares."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from textwrap import dedent
+
+from tidemill.config import Settings
+from tidemill.domain import errors, job
+
+FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
+NOTE = "<!-- Made by `make reference` from {source}; change it there. -->"
+
+CLASSES = {
+    errors.TidemillError: "Everything below is one of these, so one `except` catches all.",
+    errors.Refused: "Nothing was started and nothing was changed: the request has to change. Exit code 2.",
+    errors.JobFailed: "The job started and cannot succeed as it is. Nothing is visible at its output. Exit code 1.",
+}
+
+
+def errors_page() -> str:
+    """The tree of errors, and every code with what it means."""
+    lines = [
+        "# Errors",
+        "",
+        NOTE.format(source="`src/tidemill/domain/errors.py`"),
+        "",
+        "Every failure is one of these: an exception in Python, a `code` in `--json` output and in the store.",
+        "Its message says what, where and why; its remedy says what to do.",
+        "Codes are stable: programs may rely on them.",
+        "",
+        "```text",
+        *_tree_of(errors.__doc__ or ""),
+        "```",
+        "",
+        "| code | class | is a | meaning |",
+        "|---|---|---|---|",
+    ]
+    for code, kind in errors.BY_CODE.items():
+        parent = kind.__mro__[1].__name__
+        lines.append(f"| `{code}` | `{kind.__name__}` | `{parent}` | {_first_line(kind)} |")
+    lines += ["", "## Families", ""]
+    lines += [f"- `{kind.__name__}`: {text}" for kind, text in CLASSES.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _first_line(kind: type) -> str:
+    return (kind.__doc__ or "").strip().splitlines()[0]
+
+
+def _tree_of(docstring: str) -> list[str]:
+    _, _, drawing = docstring.partition("\n\n")
+    return dedent(drawing).strip().splitlines()
+
+
+def states_page() -> str:
+    """The states of a job, drawn and as a table."""
+    lines = [
+        "# States of a job",
+        "",
+        NOTE.format(source="`src/tidemill/domain/job.py`"),
+        "",
+        "```mermaid",
+        "stateDiagram-v2",
+        f"    [*] --> {job.JobState.QUEUED}",
+        *(f"    {before} --> {after}" for before in job.JobState for after in _after(before)),
+        *(f"    {state} --> [*]" for state in job.JobState if state in job.ENDED),
+        "```",
+        "",
+        "| state | may become | held by a worker | output is visible |",
+        "|---|---|---|---|",
+    ]
+    for state in job.JobState:
+        after = ", ".join(f"`{each}`" for each in _after(state)) or "nothing"
+        lines.append(f"| `{state}` | {after} | {_yes(state in job.LEASED)} | {_yes(state in job.FINISHED)} |")
+    lines += [
+        "",
+        "What people ask for (`run`, `pause`, `cancel`) is kept apart from the state, so no wish is lost:",
+        "a job that nobody holds changes at once, one that is held changes when its worker sees the wish.",
+        "While a job is `committing` wishes change nothing: it ends succeeded,",
+        "or failed only after reading back that nothing was published.",
+        "A claimed job goes on from where it had got to; that is why `queued` leads to `running` and `committing` too.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _after(state: job.JobState) -> list[job.JobState]:
+    return [each for each in job.JobState if job.can_follow(state, each)]
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def settings_page() -> str:
+    """Every setting with its type, default and meaning."""
+    lines = [
+        "# Settings",
+        "",
+        NOTE.format(source="`src/tidemill/config.py`"),
+        "",
+        "A flag wins over the environment, the environment over `./tidemill.toml`,",
+        "that over `~/.config/tidemill/config.toml` (with `TIDEMILL_HOME` set: `$TIDEMILL_HOME/config.toml`),",
+        "and all of them over the default.",
+        "`tidemill doctor` shows what is in force.",
+        "",
+        "| setting | environment | type | default | meaning |",
+        "|---|---|---|---|---|",
+    ]
+    for name, field in Settings.model_fields.items():
+        variable = f"{Settings.model_config['env_prefix']}{name.upper()}"
+        default = "of this machine" if field.default_factory else f"`{field.default}`"
+        kind = getattr(field.annotation, "__name__", str(field.annotation)).lower()
+        lines.append(f"| `{name}` | `{variable}` | {kind} | {default} | {field.description} |")
+    return "\n".join(lines) + "\n"
+
+
+PAGES: Mapping[str, Callable[[], str]] = {
+    "errors.md": errors_page,
+    "settings.md": settings_page,
+    "states.md": states_page,
+}
+
+
+def stale() -> list[str]:
+    """Names of pages that are not what the code says."""
+    return [name for name, page in PAGES.items() if not _equals(FOLDER / name, page())]
+
+
+def _equals(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text(encoding="utf-8") == text
+
+
+def main(arguments: list[str]) -> int:
+    if "--check" in arguments:
+        names = stale()
+        for name in names:
+            print(f"docs/reference/{name} is not what the code says; run `make reference`", file=sys.stderr)
+        return 1 if names else 0
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, page in PAGES.items():
+        (FOLDER / name).write_text(page(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
