@@ -1,0 +1,116 @@
+"""The frozen plan of a job: files, chunks, and everything that was tuned or inferred."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tidemill.domain.signature import ModelInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputFile:
+    """One pinned file of the snapshot."""
+
+    path: str
+    size_bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A run of rows that a source can start to read at: a row group, a span of text.
+
+    `start`/`stop` mean what the source wants (row group numbers, byte offsets into the file);
+    `decoded_bytes` is an estimate of the needed columns in memory.
+    """
+
+    rows: int
+    decoded_bytes: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """The part of one file that a chunk reads: rows [row_start, row_stop) of the file, which lie in
+    blocks that span [start, stop) in the source's units; `block_row` is the row number of the first
+    row at `start`, so a source skips `row_start - block_row` rows."""
+
+    file_number: int
+    file: InputFile
+    row_start: int
+    row_stop: int
+    block_row: int
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        return self.row_stop - self.row_start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """A contiguous row range of the snapshot: the unit of dispatch, retry and commit."""
+
+    number: int
+    segments: tuple[Segment, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(segment.rows for segment in self.segments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSummary:
+    """What the worker and the store know of a plan; the files and chunks lie in staging.
+
+    `digest` is over the plan's files in staging. `columns` are the input columns to read, in file
+    order; `kept` those that go to the output. Everything here was decided before the first chunk.
+    """
+
+    digest: str
+    snapshot_digest: str
+    files: int
+    chunks: int
+    rows: int
+    input_bytes: int
+    source: str
+    source_options: dict[str, Any] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    types: dict[str, str] = field(default_factory=dict)
+    """What an untyped source casts while reading; other casts are made before predicting."""
+    model: ModelInfo
+    batch_rows: int
+    predict: dict[str, Any] = field(default_factory=dict)
+    """Which output columns: {"probabilities": bool, "threshold": float | None}."""
+    output_format: str = "parquet"
+    output_options: dict[str, Any] = field(default_factory=dict)
+    """{"compression": ..., "single_file": bool, "mode": ...}."""
+    output_schema: tuple[tuple[str, str], ...] = ()
+    """(name, Arrow type by name) of the predictions, in order: for people and for the manifest."""
+    schemas: dict[str, str] = field(default_factory=dict)
+    """Exact Arrow schemas, serialized, in base64: "read", "predictions", "rejected"."""
+    metadata: dict[str, str] = field(default_factory=dict)
+    """Digests that every part carries; equal runs give equal bytes."""
+    libraries: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> PlanSummary:
+        return PlanSummary(
+            **{
+                **data,
+                "columns": tuple(data["columns"]),
+                "kept": tuple(data["kept"]),
+                "model": ModelInfo.from_json(data["model"]),
+                "output_schema": tuple((name, kind) for name, kind in data["output_schema"]),
+                "libraries": tuple((name, version) for name, version in data["libraries"]),
+                "warnings": tuple(data["warnings"]),
+            }
+        )

@@ -1,0 +1,60 @@
+"""What a model takes and gives: fields with types, as names."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Layout = Literal["threads", "processes"]
+Task = Literal["regression", "binary", "multiclass", "other"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """One column. `type` is an Arrow type by name ("double", "int64", "string", "bool",
+    "timestamp[us, tz=UTC]", ...) or "any": whatever the input has."""
+
+    name: str
+    type: str = "any"
+    nullable: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """All that the engine must know of a loaded model.
+
+    `inputs` are the feature columns in the model's order, empty if it takes whatever columns come
+    (`takes_all`). `batch_rows` and `rows_per_chunk` are constants of the flavor, never measured: they
+    decide borders, and borders decide bytes. `libraries` are the versions that can change a value.
+    """
+
+    flavor: str
+    inputs: tuple[Field, ...]
+    outputs: tuple[Field, ...]
+    task: Task = "other"
+    classes: tuple[str | int | float | bool, ...] | None = None
+    positive_class: str | int | float | bool | None = None
+    takes_all: bool = False
+    layout: Layout = "processes"
+    batch_invariant: bool = False
+    batch_rows: int = 65_536
+    rows_per_chunk: int = 262_144
+    libraries: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    """What the summary must say (e.g. "class names unknown: 0 and 1")."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> ModelInfo:
+        return ModelInfo(
+            **{
+                **data,
+                "inputs": tuple(Field(**f) for f in data["inputs"]),
+                "outputs": tuple(Field(**f) for f in data["outputs"]),
+                "classes": None if data["classes"] is None else tuple(data["classes"]),
+                "libraries": tuple((name, version) for name, version in data["libraries"]),
+                "notes": tuple(data["notes"]),
+            }
+        )

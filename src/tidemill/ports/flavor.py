@@ -1,0 +1,66 @@
+"""Models: what an adapter of one framework must be able to do.
+
+Flavors are matched in a child, loaded and called in scorers. The engine hands `predict` exactly the
+columns of `ModelInfo.inputs`, in order, cast to their types (all columns when `takes_all`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tidemill.domain.signature import ModelInfo
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predicted:
+    """What came of one batch of n rows.
+
+    `columns` has n rows and the columns of `ModelInfo.outputs`; rows in `row_errors` (position in the
+    batch -> message) failed and their values mean nothing.
+    """
+
+    columns: pa.RecordBatch
+    row_errors: Mapping[int, str] = field(default_factory=dict)
+
+
+class Model(ABC):
+    """A loaded model. `predict` is called from several threads at once if `info.layout` is "threads"."""
+
+    info: ModelInfo
+
+    @abstractmethod
+    def predict(self, batch: pa.RecordBatch) -> Predicted:
+        """Predict one batch. An exception blames the batch: the engine bisects it to find the rows.
+
+        A wrong number of outputs must raise ModelUnusable or ValueError, never be padded or cut.
+        """
+
+    def close(self) -> None:
+        """Give back what the model holds outside Python memory."""
+
+
+class Flavor(ABC):
+    """One framework's model format."""
+
+    name: ClassVar[str]
+    carries_code: ClassVar[bool] = False
+    """Whether loading such a file can run code: it must be trusted first."""
+    preload: ClassVar[tuple[str, ...]] = ()
+    """Modules that the zygote imports before it forks scorers. Import only: no predict, no threads."""
+
+    @classmethod
+    @abstractmethod
+    def matches(cls, head: bytes, path: str) -> bool:
+        """Whether the model at `path` (a file, a folder or "module:Class") that begins with `head`
+        (up to 64 KiB) is of this flavor. Decides by content, imports no framework."""
+
+    @abstractmethod
+    def load(self, path: str, options: Mapping[str, Any]) -> Model:
+        """Load the model. `options` are `spec.predict` (probabilities, threshold) and `threads`, the
+        number of threads that will share it. Raises ModelUnusable or MissingExtra."""

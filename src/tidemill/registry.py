@@ -1,0 +1,108 @@
+"""Names to members, imported only when asked for: the one table of built-ins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from types import MappingProxyType
+from typing import Generic, TypeVar, cast
+
+from tidemill.domain.errors import MissingExtra, UnknownFormat
+from tidemill.domain.plan import InputFile
+from tidemill.ports.encoder import Encoder
+from tidemill.ports.executor import Executor
+from tidemill.ports.flavor import Flavor
+from tidemill.ports.sink import Sink
+from tidemill.ports.source import Source
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """A read-only table of one kind. Third parties add members by the entry point `tidemill.<kind>`."""
+
+    def __init__(self, kind: str, builtin: Mapping[str, str]) -> None:
+        self.kind = kind
+        self.builtin = MappingProxyType(dict(builtin))
+
+    def names(self) -> list[str]:
+        """Built-ins in their order, then third parties' by name."""
+        return [*self.builtin, *sorted({e.name for e in self._entry_points()} - set(self.builtin))]
+
+    def get(self, name: str) -> type[T]:
+        """The member's class. Raises UnknownFormat for a name that nobody registered, MissingExtra."""
+        target = self.builtin.get(name)
+        if target is None:
+            found = [e for e in self._entry_points() if e.name == name]
+            if len(found) != 1:
+                raise UnknownFormat(
+                    f"No {self.kind[:-1]} is called {name!r}.", remedy=f"Known: {', '.join(self.names())}."
+                )
+            target = found[0].value
+        module, _, attribute = target.partition(":")
+        try:
+            return cast("type[T]", getattr(import_module(module), attribute))
+        except ModuleNotFoundError as exc:
+            if (exc.name or "").startswith("tidemill"):
+                raise
+            raise missing_extra(name, exc) from exc
+
+    def members(self) -> Iterator[type[T]]:
+        """All classes, in the order of `names`."""
+        return (self.get(name) for name in self.names())
+
+    def _entry_points(self) -> tuple[EntryPoint, ...]:
+        return tuple(entry_points(group=f"tidemill.{self.kind}"))
+
+
+def missing_extra(extra: str, cause: ModuleNotFoundError) -> MissingExtra:
+    """The error for an optional library that is not there, with the line that installs it."""
+    return MissingExtra(f"{extra!r} needs the package {cause.name!r}.", remedy=f"Run: pip install 'tidemill[{extra}]'")
+
+
+sources: Registry[Source] = Registry(
+    "sources",
+    {
+        "parquet": "tidemill.sources.parquet:ParquetSource",
+        "csv": "tidemill.sources.csv:CsvSource",
+        "jsonl": "tidemill.sources.jsonl:JsonlSource",
+    },
+)
+
+encoders: Registry[Encoder] = Registry(
+    "encoders",
+    {
+        "parquet": "tidemill.encoders.parquet:ParquetEncoder",
+        "csv": "tidemill.encoders.csv:CsvEncoder",
+        "jsonl": "tidemill.encoders.jsonl:JsonLinesEncoder",
+        "arrow": "tidemill.encoders.arrow:ArrowEncoder",
+    },
+)
+
+sinks: Registry[Sink] = Registry("sinks", {"local": "tidemill.sinks.local:LocalSink"})
+
+flavors: Registry[Flavor] = Registry(
+    "flavors",
+    {
+        "lightgbm": "tidemill.flavors.lightgbm:LightGBMFlavor",
+        "python": "tidemill.flavors.python:PythonFlavor",
+        "sklearn": "tidemill.flavors.sklearn:SklearnFlavor",
+        "onnx": "tidemill.flavors.onnx:OnnxFlavor",
+        "pickle": "tidemill.flavors.sklearn:PickleFlavor",
+    },
+)
+
+
+def list_inputs() -> Callable[[Sequence[str], tuple[str, ...] | None], Iterator[InputFile]]:
+    """The function that lists local input files: (paths, suffixes) -> InputFile in order."""
+    return cast("Callable[..., Iterator[InputFile]]", import_module("tidemill.sources.listing").list_inputs)
+
+
+def detect_format() -> Callable[[InputFile], str]:
+    """The function that names the source for a file by its content."""
+    detect = import_module("tidemill.sources.listing").detect_format
+    return lambda file: str(detect(file, [sources.get(name) for name in sources.names()]))
+
+
+executors: Registry[Executor] = Registry("executors", {"local": "tidemill.executors.local:LocalExecutor"})

@@ -1,0 +1,189 @@
+"""The job spec: the same words in YAML, on the command line, in Python and in the REST API."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, field_validator
+
+from tidemill.domain.errors import InvalidSpec
+
+Mode = Literal["error", "overwrite", "append"]
+OutputFormat = Literal["auto", "parquet", "csv", "jsonl", "arrow"]
+InputFormat = Literal["auto", "parquet", "csv", "jsonl"]
+
+
+class _Words(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[list[str], BeforeValidator(_as_list)]
+
+
+class InputSpec(_Words):
+    """What to score."""
+
+    path: Annotated[Names, Field(min_length=1)]
+    """Files, folders or glob patterns."""
+    format: InputFormat = "auto"
+    options: dict[str, Any] = {}
+    """Of the format: CSV `delimiter`, `quote`, `encoding`, `header`, `null_values`."""
+
+
+class OutputSpec(_Words):
+    """Where predictions go."""
+
+    path: str
+    """A folder, or one file if it ends in .parquet, .csv, .jsonl or .arrow (with .gz or .zst for text)."""
+    format: OutputFormat = "auto"
+    mode: Mode = "error"
+    options: dict[str, Any] = {}
+
+
+class PredictSpec(_Words):
+    """What to write of a prediction."""
+
+    probabilities: bool = False
+    """One `probability_<class>` column for each class."""
+    threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Of a binary classifier: the positive class is predicted at or above this probability."""
+    options: dict[str, Any] = {}
+    """Handed to the flavor."""
+
+
+class ComputeSpec(_Words):
+    """How to run; never changes a result unless it names rows."""
+
+    executor: str = "local"
+    scorers: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
+    rows_per_chunk: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    batch_rows: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    memory_per_scorer: Annotated[ByteSize, Field(ge=1 << 26)] | Literal["auto"] = "auto"
+    """Private memory that one scorer may use: bytes, or for example "2GB"."""
+
+
+class LimitsSpec(_Words):
+    """What the job may not pass."""
+
+    rejected: str | int = "1%"
+    """Rows, or a share of the planned rows ("1%", never less than 100 rows), or "none"."""
+    runtime: str | None = None
+    """For example "2h", "90m", "30s"."""
+
+    @field_validator("rejected")
+    @classmethod
+    def _rejected(cls, value: str | int) -> str | int:
+        LimitsSpec.max_rejected_of(value, 0)
+        return value
+
+    @field_validator("runtime")
+    @classmethod
+    def _runtime(cls, value: str | None) -> str | None:
+        LimitsSpec.seconds_of(value)
+        return value
+
+    @staticmethod
+    def max_rejected_of(value: str | int, planned_rows: int) -> int:
+        """The limit in rows. A share allows at least 100 rows; "none" allows every row."""
+        text = str(value).strip()
+        if text == "none":
+            return planned_rows
+        try:
+            if text.endswith("%"):
+                share = float(text[:-1])
+                if not 0 <= share <= 100:
+                    raise ValueError
+                return max(100, int(planned_rows * share / 100))
+            rows = int(text)
+            if rows < 0:
+                raise ValueError
+            return rows
+        except ValueError:
+            raise ValueError(f'{value!r} is not a number of rows, a share such as "1%", or "none"') from None
+
+    @staticmethod
+    def seconds_of(value: str | None) -> float | None:
+        """The run time limit in seconds."""
+        if value is None:
+            return None
+        units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+        try:
+            number, unit = (value[:-1], value[-1]) if value[-1:] in units else (value, "s")
+            seconds = float(number) * units[unit]
+            if not seconds > 0:
+                raise ValueError
+            return seconds
+        except ValueError:
+            raise ValueError(f'{value!r} is not a time such as "30s", "90m", "2h"') from None
+
+    def max_rejected(self, planned_rows: int) -> int:
+        """How many rows may be rejected of so many planned."""
+        return self.max_rejected_of(self.rejected, planned_rows)
+
+    def runtime_seconds(self) -> float | None:
+        """How long the job may run in all, or None."""
+        return self.seconds_of(self.runtime)
+
+
+class JobSpec(_Words):
+    """One job: a model, an input, an output and how."""
+
+    name: str | None = None
+    model: str
+    """A path or "module:Class"."""
+    flavor: str | None = None
+    input: InputSpec
+    output: OutputSpec | None = None
+    id: Names = []
+    keep: Literal["auto", "all", "none"] | Names = "auto"
+    """Input columns to write beside the predictions; "auto" is all non-features, if at most 50."""
+    features: Names = []
+    """The model's input columns, when the model does not know them."""
+    schema_: Annotated[dict[str, str], Field(alias="schema")] = {}
+    """Types, by Arrow name, for columns of text input."""
+    predict: PredictSpec = PredictSpec()
+    compute: ComputeSpec = ComputeSpec()
+    limits: LimitsSpec = LimitsSpec()
+    labels: dict[str, str] = {}
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
+
+    @field_validator("keep", mode="before")
+    @classmethod
+    def _keep(cls, value: Any) -> Any:
+        if isinstance(value, str) and value not in ("auto", "all", "none"):
+            return [column.strip() for column in value.split(",") if column.strip()]
+        return value
+
+    def canonical(self) -> dict[str, Any]:
+        """What the predictions depend on beside the model and the snapshot, which have digests of their
+        own: everything but names, labels, limits, places and compute.
+
+        Of compute, rows per chunk and per batch stay: they decide borders, and borders decide bytes.
+        """
+        left_out = {"name", "labels", "limits", "output", "compute", "model", "input"}
+        data = self.model_dump(mode="json", exclude=left_out)
+        data["input"] = self.input.model_dump(mode="json", exclude={"path"})
+        data["borders"] = self.compute.model_dump(mode="json", include={"rows_per_chunk", "batch_rows"})
+        if self.output is not None:
+            data["output"] = self.output.model_dump(mode="json", include={"format", "options"})
+        return data
+
+    def digest(self) -> str:
+        """sha256 of `canonical`."""
+        return hashlib.sha256(json.dumps(self.canonical(), sort_keys=True).encode()).hexdigest()
+
+
+def invalid_words(error: ValidationError) -> InvalidSpec:
+    """The first few faults of a spec as one sentence each."""
+    faults = []
+    for fault in error.errors()[:3]:
+        where = ".".join(str(part) for part in fault["loc"] if part not in ("constrained-str", "list[str]"))
+        faults.append(f"{where}: {fault['msg'].removeprefix('Value error, ')}")
+    return InvalidSpec(f"The job spec is not valid. {'; '.join(faults)}.", remedy="See `tidemill spec schema`.")
