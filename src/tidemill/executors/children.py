@@ -1,0 +1,505 @@
+"""The worker's side of zygote and children: starting them, hearing them, ending them.
+
+No native library is loaded here; a child is heard through sockets and killed through a pidfd, so that
+neither a busy zygote nor a reused process number can mislead.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import math
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from tidemill.domain.errors import ChildDied
+from tidemill.executors.channel import Link, Message
+from tidemill.executors.death import Death, count_oom_kills, describe, explain
+
+logger = logging.getLogger(__name__)
+
+THREAD_SETTINGS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+ONE_THREAD = dict.fromkeys(THREAD_SETTINGS, "1")
+"""Libraries read these when they are imported; cores are shared out by scorers and threads instead."""
+
+LAZY_ARENAS = {"MIMALLOC_ARENA_EAGER_COMMIT": "0"}
+"""Arrow's allocator else takes a gigabyte at once, which would use up or hide the bound of memory."""
+
+LOG_BYTES = 64 * 2**10
+LOG_BOUND_BYTES = 2**20
+QUOTED_LINES = 12
+
+ZYGOTE_DEATHS = 3
+"""After so many deaths of zygotes with nothing done in between the executor gives up."""
+
+SEND_SECONDS = 60.0
+DEAF_SECONDS = 1.0
+STATUS_SECONDS = 5.0
+GONE_SECONDS = 30.0
+END_SECONDS = 5.0
+
+
+class Log:
+    """Where a process prints to. Bounded: only the last 64 KiB are kept, by whoever calls `bound`."""
+
+    def __init__(self) -> None:
+        if sys.platform == "linux":
+            self._fd = os.memfd_create("tidemill-log")
+        else:
+            with tempfile.TemporaryFile() as file:
+                self._fd = os.dup(file.fileno())
+        # Several processes write, and the file is cut under them.
+        fcntl.fcntl(self._fd, fcntl.F_SETFL, fcntl.fcntl(self._fd, fcntl.F_GETFL) | os.O_APPEND)
+        self._kept = b""
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def bound(self) -> None:
+        """Cut the file if it has grown over 1 MiB."""
+        if self._fd >= 0 and os.fstat(self._fd).st_size > LOG_BOUND_BYTES:
+            self._kept = self._tail()
+            os.ftruncate(self._fd, 0)
+
+    def text(self) -> str:
+        """The last 64 KiB."""
+        return self._tail().decode(errors="replace")
+
+    def _tail(self) -> bytes:
+        if self._fd < 0:
+            return self._kept
+        size = os.fstat(self._fd).st_size
+        return (self._kept + os.pread(self._fd, LOG_BYTES, max(0, size - LOG_BYTES)))[-LOG_BYTES:]
+
+    def close(self) -> None:
+        """Give the file back; the tail stays readable."""
+        if self._fd >= 0:
+            self._kept = self._tail()
+            os.close(self._fd)
+            self._fd = -1
+
+
+def quote(log: str) -> str:
+    """The last lines of a log, to end an error message with; empty if there are none.
+
+    Frames below the entry point are left out: they are the same in every traceback.
+    """
+    kept: list[str] = []
+    ours = False
+    for line in log.splitlines():
+        if line.lstrip().startswith('File "'):
+            ours = "/tidemill/executors/" in line or "<frozen runpy>" in line
+        elif not line.startswith("    "):
+            ours = False
+        if line.strip() and not ours:
+            kept.append(line[:500])
+    return "\nIt printed last:\n  " + "\n  ".join(kept[-QUOTED_LINES:]) if kept else ""
+
+
+class Child:
+    """One forked child. Used by one thread at a time.
+
+    Messages are held back until the zygote has said the child's pid: one that is given up before can
+    never start to work.
+    """
+
+    def __init__(self, *, channel: Link, status: Link, log: Log, origin: Origin, memory_bytes: int | None) -> None:
+        self.pid: int | None = None
+        self.log = log
+        self.born_at: float | None = None
+        self.forked_at = time.monotonic()
+        self._channel = channel
+        self._status = status
+        self._origin = origin
+        self._memory_bytes = memory_bytes
+        self._oom_kills = count_oom_kills()
+        self._pidfd: int | None = None
+        self._gone = False
+        self._exit_code: int | None = None
+        self._failed: str | None = None
+        self._deaf_at: float | None = None
+        self._death: Death | None = None
+
+    def post(self, message: Mapping[str, Any]) -> None:
+        """Queue a message; it goes out as the child reads. Raises TooLarge."""
+        self._channel.post(message)
+        self._flush()
+
+    def hear(self) -> list[Message]:
+        """What the child has said by now. Send what waits, keep the log bounded."""
+        self._hear_zygote()
+        self._flush()
+        # Once it has ended all that it said is there, and must be heard before its death is told.
+        messages = self._channel.receive(None if self._ended else 2**20)
+        self.log.bound()
+        return messages
+
+    def death(self) -> Death | None:
+        """How the child ended, once it is gone and all it said has been heard; else None."""
+        if self._death is None:
+            self._death = self._find_death()
+        return self._death
+
+    def kill(self) -> None:
+        """SIGKILL, at once; the end comes as `death`. An unborn child is only given up by `close`."""
+        if self._pidfd is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        elif self.pid is not None and not self._ended:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Kill it if it lives, wait until it is gone, give everything back.
+
+        Raises ChildDied if the kernel does not let go of it (it hangs in a dead file system).
+        """
+        try:
+            self._hear_zygote()
+            self.kill()
+            self._await_gone()
+        finally:
+            self._channel.close()
+            self._status.close()
+            self.log.close()
+            if self._pidfd is not None:
+                os.close(self._pidfd)
+                self._pidfd = None
+
+    def register(self, poller: select.poll) -> None:
+        """Let a poller wake up when there is something to hear."""
+        if not self._status.closed:
+            poller.register(self._status, select.POLLIN)
+        if not self._channel.closed:
+            writing = select.POLLOUT if self.pid is not None and self._channel.pending else 0
+            poller.register(self._channel, select.POLLIN | writing)
+        elif self._pidfd is not None and not self._gone:
+            poller.register(self._pidfd, select.POLLIN)
+
+    @property
+    def _ended(self) -> bool:
+        return self._exit_code is not None or self._failed is not None or self._status.closed
+
+    def _flush(self) -> None:
+        if self.pid is not None:
+            self._channel.flush()
+
+    def _hear_zygote(self) -> None:
+        for message in self._status.receive():
+            if "pid" in message:
+                self.pid = message["pid"]
+                self.born_at = time.monotonic()
+                if self._status.fds:
+                    self._pidfd = self._status.fds.popleft()
+            self._exit_code = message.get("exit", self._exit_code)
+            self._failed = message.get("failed", self._failed)
+
+    def _is_gone(self) -> bool:
+        if not self._gone:
+            if self._pidfd is not None:
+                poller = select.poll()
+                poller.register(self._pidfd, select.POLLIN)
+                self._gone = bool(poller.poll(0))
+            else:
+                self._gone = self._ended
+        return self._gone
+
+    def _await_gone(self) -> None:
+        deadline = time.monotonic() + GONE_SECONDS
+        while self.pid is not None and not self._is_gone():
+            if time.monotonic() > deadline:
+                raise ChildDied(
+                    f"The child process {self.pid} was killed but does not end.",
+                    remedy="It waits in the kernel, perhaps for a network file system that does not answer.",
+                )
+            if self._pidfd is not None:
+                poller = select.poll()
+                poller.register(self._pidfd, select.POLLIN)
+                poller.poll(1000)
+            else:
+                time.sleep(0.01)
+                self._hear_zygote()
+
+    def _find_death(self) -> Death | None:
+        if self._ended:
+            return self._explain() if self._is_gone() else None
+        if not self._channel.closed:
+            return None
+        # Nothing more can be heard from it; usually it is ending and the zygote is about to say how.
+        now = time.monotonic()
+        self._deaf_at = self._deaf_at or now
+        if self._channel.broken is not None or now - self._deaf_at > DEAF_SECONDS:
+            self.kill()
+        if self._is_gone() and (self._channel.broken is not None or now - self._deaf_at > STATUS_SECONDS):
+            return Death(kind="died", cause=self._deaf_cause(), log=self.log.text())
+        return None
+
+    def _deaf_cause(self) -> str:
+        if self._channel.broken is not None:
+            return f"killed because it sent what is no message ({self._channel.broken})"
+        return "ended without saying why"
+
+    def _explain(self) -> Death:
+        log = self.log.text()
+        if self._channel.broken is not None:
+            return Death(kind="died", cause=self._deaf_cause(), log=log)
+        if self._exit_code is not None:
+            oom_kills = count_oom_kills() - self._oom_kills
+            return explain(self._exit_code, log=log, memory_bytes=self._memory_bytes, oom_kills=oom_kills)
+        if self._failed is not None:
+            return Death(kind="died", cause=f"could not be started: {self._failed}", log=log)
+        return Death(kind="died", cause=self._origin.cause(), log=log, orphan=True)
+
+
+def wait_for(children: Iterable[Child], seconds: float) -> None:
+    """Wait until there is something to hear from one of them, at most so long."""
+    poller = select.poll()
+    for child in children:
+        child.register(poller)
+    poller.poll(math.ceil(max(0.0, seconds) * 1000))
+
+
+@dataclass(kw_only=True)
+class Origin:
+    """One zygote process."""
+
+    process: subprocess.Popen[bytes]
+    control: Link
+    log: Log
+    importing: list[str] = field(default_factory=list)
+    """Modules that it was asked to import and has not answered for, in order."""
+    killed: bool = False
+    """Whether we killed it on purpose."""
+
+    def cause(self) -> str:
+        """Why its children were lost. Waits a moment for its end."""
+        with suppress(subprocess.TimeoutExpired):
+            code = self.process.wait(END_SECONDS)
+            return f"lost with the process that children are forked from, which was {describe(code)}"
+        return "lost with the process that children are forked from"
+
+    @property
+    def usable(self) -> bool:
+        return self.process.poll() is None and not (self.control.closed or self.control.mute)
+
+    def hear(self) -> None:
+        for message in self.control.receive():
+            with suppress(ValueError):
+                self.importing.remove(message["module"])
+            if message["error"] is not None:
+                logger.debug("cannot preload %s: %s", message["module"], message["error"])
+
+    def send(self, message: Mapping[str, Any], fds: tuple[int, ...] = ()) -> None:
+        """Send an order; one that dies meanwhile is noticed by its status sockets. It may be busy
+        importing: kill it if it takes no orders for a minute."""
+        self.control.post(message, fds)
+        self.control.flush()
+        deadline = time.monotonic() + SEND_SECONDS
+        while self.control.pending and self.process.poll() is None:
+            if time.monotonic() > deadline:
+                self.process.kill()
+            poller = select.poll()
+            poller.register(self.control, select.POLLOUT)
+            poller.poll(1000)
+            self.control.flush()
+
+    def kill(self) -> None:
+        """Kill it, and the kernel its children; takes no lock. Where the kernel does not, it is told to."""
+        self.killed = True
+        if sys.platform == "linux":
+            self.process.kill()
+        else:
+            self.control.shut_down()
+
+    def end(self) -> None:
+        """Let it end its children and itself; then reap it."""
+        self.control.close()
+        self.await_end()
+        self.log.close()
+
+    def await_end(self) -> None:
+        try:
+            self.process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class Zygote:
+    """The process that children are forked from, started again when it has died. Thread-safe.
+
+    The kernel kills it, and with it every child, when the *thread* that started it ends: construct it
+    in a thread that lives as long as it is used, usually the main thread.
+    """
+
+    def __init__(self, preload: Iterable[str] = ()) -> None:
+        self._lock = threading.RLock()
+        self._modules = list(dict.fromkeys(preload))
+        self._deadly: set[str] = set()
+        self._deaths = 0
+        self._closed = False
+        self._origin: Origin | None = self._start()
+
+    @property
+    def pid(self) -> int | None:
+        """The process that runs now, if any."""
+        return None if self._origin is None else self._origin.process.pid
+
+    def fork(self, entry: str, *, preload: Iterable[str] = (), memory_bytes: int | None = None) -> Child:
+        """Have a child forked, which runs `entry` ("module:function") with its channel.
+
+        Returns at once, while the zygote may still import. Raises ChildDied if zygotes keep dying.
+        """
+        with self._lock:
+            origin = self._living()
+            self._preload(origin, preload)
+            return _fork(origin, entry, memory_bytes)
+
+    def thrive(self) -> None:
+        """Something was done: deaths before do not count any more."""
+        self._deaths = 0
+
+    def kill(self) -> None:
+        """Kill the process and every child, from any thread; the next fork starts another."""
+        first = self._origin
+        if first is not None:
+            first.kill()
+        with self._lock:
+            # Another thread may just have been starting one.
+            if self._origin is not None:
+                if self._origin is not first:
+                    self._origin.kill()
+                # The kernel tells the children before it tells us.
+                self._origin.await_end()
+
+    def kill_hung(self) -> None:
+        """Kill the process because it does not fork; unlike `kill` this counts as a death of it."""
+        with self._lock:
+            if self._origin is not None:
+                self._origin.process.kill()
+
+    def close(self) -> None:
+        """End it and every child."""
+        with self._lock:
+            self._closed = True
+            if self._origin is not None:
+                self._origin.end()
+                self._origin = None
+
+    def _living(self) -> Origin:
+        if self._closed:
+            raise ChildDied("The executor is closed.", remedy="Make a new one.")
+        if self._origin is not None:
+            self._origin.hear()
+            self._origin.log.bound()
+            if self._origin.usable:
+                return self._origin
+            self._bury(self._origin)
+        if self._origin is None:
+            self._origin = self._start()
+        return self._origin
+
+    def _bury(self, origin: Origin) -> None:
+        on_purpose = origin.killed
+        origin.kill()
+        origin.end()
+        self._origin = None
+        if origin.importing:
+            # It may have died of this import: let those that need the module do it, and die for it alone.
+            self._deadly.add(origin.importing[0])
+        self._deaths += not on_purpose
+        logger.info("zygote %s; it printed: %s", describe(origin.process.returncode), origin.log.text())
+        if self._deaths >= ZYGOTE_DEATHS:
+            self._deaths = 0
+            raise ChildDied(
+                f"The process that children are forked from died {ZYGOTE_DEATHS} times with nothing done in between: "
+                f"{describe(origin.process.returncode)}.{quote(origin.log.text())}",
+                remedy="If this machine is short of memory, free some; else look who kills it.",
+            )
+
+    def _start(self) -> Origin:
+        ours, theirs = socket.socketpair()
+        log = Log()
+        path = import_path()
+        order = {
+            "parent": os.getpid(),
+            "control": theirs.fileno(),
+            "path": path,
+            "pythonpath": os.environ.get("PYTHONPATH"),
+        }
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "tidemill.executors.zygote", json.dumps(order)],
+                stdin=subprocess.DEVNULL,
+                stdout=log.fileno(),
+                stderr=log.fileno(),
+                pass_fds=[theirs.fileno()],
+                env={**LAZY_ARENAS, **os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(path)},
+                start_new_session=True,
+            )
+        except OSError:
+            ours.close()
+            log.close()
+            raise
+        finally:
+            theirs.close()
+        origin = Origin(process=process, control=Link(ours), log=log)
+        self._ask(origin, [module for module in self._modules if module not in self._deadly])
+        return origin
+
+    def _preload(self, origin: Origin, modules: Iterable[str]) -> None:
+        new = [module for module in dict.fromkeys(modules) if module not in self._modules]
+        self._modules += new
+        self._ask(origin, new)
+
+    def _ask(self, origin: Origin, modules: list[str]) -> None:
+        if modules:
+            origin.importing += modules
+            origin.send({"op": "preload", "modules": modules})
+
+
+def _fork(origin: Origin, entry: str, memory_bytes: int | None) -> Child:
+    our_channel, its_channel = socket.socketpair()
+    our_status, its_status = socket.socketpair()
+    log = Log()
+    with its_channel, its_status:
+        order = {"op": "fork", "entry": entry, "cwd": _folder(), "path": import_path(), "memory_bytes": memory_bytes}
+        origin.send(order, (its_channel.fileno(), its_status.fileno(), log.fileno()))
+    return Child(channel=Link(our_channel), status=Link(our_status), log=log, origin=origin, memory_bytes=memory_bytes)
+
+
+def import_path() -> list[str]:
+    """Where children find modules: where this process does, and last in the current folder.
+
+    Last, so that a file beside the user's data cannot stand in for a library.
+    """
+    folder = _folder()
+    # Some installers put words there that are no paths; they mean something to an import hook.
+    entries = [os.path.abspath(entry) if os.path.exists(entry) else entry or folder for entry in sys.path]
+    return list(dict.fromkeys([*entries, folder]))
+
+
+def _folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return "/"

@@ -1,0 +1,511 @@
+"""The local executor: what every executor must do, and what its processes must withstand."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tidemill.domain.errors import ChildDied
+from tidemill.executors.children import Zygote
+from tidemill.executors.local import LocalExecutor, LocalScorerSet
+from tidemill.ports.executor import Done, ScorerLost
+from tidemill.testing.executor import (
+    ENTRIES,
+    ExecutorContract,
+    collect,
+    ended,
+    finish,
+    make_run,
+    pids_in,
+    process_lives,
+    process_runs,
+    scorer_spec,
+    wait_until,
+)
+
+LOCAL = "tests.contract.local_entries"
+
+
+@pytest.fixture
+def executor() -> Iterator[LocalExecutor]:
+    it = LocalExecutor()
+    yield it
+    it.close()
+
+
+@pytest.fixture
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that a user's modules lie in."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    return folder
+
+
+class TestLocalExecutor(ExecutorContract):
+    """What every executor must do."""
+
+
+def zygote_of(executor: LocalExecutor) -> int:
+    zygote: Zygote = executor._zygote
+    assert zygote.pid is not None
+    return zygote.pid
+
+
+def kill(pid: int) -> None:
+    """kill -9, and wait until it has happened."""
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not process_runs(pid))
+
+
+def descendants() -> set[int]:
+    """Children of this process, of every thread, and theirs; zombies too."""
+    found: set[int] = set()
+    waiting = [os.getpid()]
+    while waiting:
+        for task in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
+            try:
+                new = {int(word) for word in task.read_text().split()}
+            except OSError:
+                continue
+            found |= new
+            waiting += new
+    return found
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def run_until(scorers: LocalScorerSet, names: list[str], disturb: Callable[[int], None]) -> tuple[list[str], int]:
+    """Score until every name is done, submitting lost ones again; done names in order, and the losses.
+
+    `disturb` is called with the number of done runs after each look."""
+    queued, in_flight, done, losses = list(names), set[str](), list[str](), 0
+    while len(done) < len(names):
+        while queued and scorers.free > 0:
+            in_flight.add(queued[0])
+            scorers.submit(make_run(queued.pop(0)))
+        for event in scorers.poll(0.05):
+            assert isinstance(event, Done | ScorerLost)
+            for attempt in ended([event]):
+                in_flight.remove(attempt)
+            if isinstance(event, Done):
+                done.append(event.run.attempt)
+            else:
+                assert event.kind == "died"
+                queued += [run.attempt for run in event.runs]
+                losses += 1
+        disturb(len(done))
+    assert in_flight == set()
+    return done, losses
+
+
+class TestWhatChildrenAreGiven:
+    def test_a_child_is_shielded_and_owns_nothing_of_the_zygote(
+        self, executor: LocalExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        scorers = executor.lease(scorer_spec(tmp_path), 2, stall_seconds=30)
+        wait_until(lambda: len(scorers.pids) == 2 or bool(scorers.poll(0.05)))
+        seen = executor.call(f"{LOCAL}:look", {})
+        scorers.kill()
+        own = int(Path("/proc/self/oom_score_adj").read_text())
+        assert seen["sigint_ignored"]
+        assert seen["leads_its_session"]
+        assert seen["oom_score_adj"] == min(1000, own + 500)
+        assert seen["core_bytes"] == [0, 0]
+        assert seen["stdin"] == ""
+        assert (seen["sockets"], seen["fds"]) == (1, 4)
+        assert seen["main"] == "tidemill.executors.zygote"
+
+    def test_libraries_get_one_thread_and_the_environment_stays(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OMP_NUM_THREADS", "7")
+        monkeypatch.setenv("PYTHONPATH", "/somewhere")
+        monkeypatch.setenv("MINE", "x")
+        executor = LocalExecutor()
+        names = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYTHONPATH", "MINE"]
+        seen = executor.call(f"{LOCAL}:look", {"environment": names})["environment"]
+        executor.close()
+        assert seen == {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": "/somewhere", "MINE": "x"}
+
+    def test_modules_in_the_current_folder_can_be_imported(
+        self, executor: LocalExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "own_model.py").write_text("def run(request, progress): return {'double': 2 * request['x']}\n")
+        (tmp_path / "csv.py").write_text("raise RuntimeError('a file beside the data stands in for a library')\n")
+        (tmp_path / "csv_user.py").write_text("import csv\ndef run(request, progress): return {'csv': csv.__file__}\n")
+        monkeypatch.chdir(tmp_path)
+        assert executor.call("own_model:run", {"x": 21}) == {"double": 42}
+        assert not executor.call("csv_user:run", {})["csv"].startswith(str(tmp_path))
+        assert executor.call(f"{LOCAL}:look", {})["folder"] == str(tmp_path)
+
+    def test_modules_that_this_process_can_import_can_be_imported(self, executor: LocalExecutor, modules: Path) -> None:
+        (modules / "late_model.py").write_text("def run(request, progress): return {'late': True}\n")
+        assert executor.call("late_model:run", {}) == {"late": True}
+
+
+class TestPreload:
+    def test_modules_are_there_before_the_child_asks(self, modules: Path) -> None:
+        for name in ("heavy_one", "heavy_two", "heavy_three"):
+            (modules / f"{name}.py").touch()
+        executor = LocalExecutor(preload=("heavy_one",))
+        request = {"modules": ["heavy_one", "heavy_two", "heavy_three"]}
+        assert executor.call(f"{LOCAL}:look", request)["modules"] == ["heavy_one"]
+        assert executor.call(f"{LOCAL}:look", request, preload=("heavy_two",))["modules"] == ["heavy_one", "heavy_two"]
+        kill(zygote_of(executor))
+        assert executor.call(f"{LOCAL}:look", request)["modules"] == ["heavy_one", "heavy_two"]
+        executor.close()
+
+    @pytest.mark.parametrize("code", ["raise ValueError('broken')", "import sys; sys.exit(3)", "import nowhere_to_be"])
+    def test_module_that_fails_is_no_failure(self, modules: Path, code: str) -> None:
+        (modules / "failing.py").write_text(code)
+        executor = LocalExecutor(preload=("failing", "no_such_module", "colorsys"))
+        before = zygote_of(executor)
+        seen = executor.call(f"{LOCAL}:look", {"modules": ["failing", "colorsys"]})
+        assert (seen["modules"], seen["parent"]) == (["colorsys"], before)
+        executor.close()
+
+    def test_module_that_kills_is_left_out_next_time(self, modules: Path) -> None:
+        (modules / "deadly.py").write_text("import os; os.abort()")
+        executor = LocalExecutor(preload=("colorsys", "deadly", "wave"))
+        seen = executor.call(f"{LOCAL}:look", {"modules": ["colorsys", "wave"]})
+        assert seen["modules"] == ["colorsys", "wave"]
+        with pytest.raises(ChildDied, match="SIGABRT"):
+            executor.call("deadly:run", {})
+        executor.close()
+
+    def test_module_that_hangs_is_left_out_next_time(self, modules: Path, tmp_path: Path) -> None:
+        (modules / "hanging.py").write_text("import ctypes; ctypes.PyDLL(None).sleep(600)")
+        executor = LocalExecutor(preload=("hanging",), start_seconds=1.0)
+        assert executor.call(f"{ENTRIES}:echo", {"a": 1})["request"] == {"a": 1}
+        kill(zygote_of(executor))
+        scorers = executor.lease(scorer_spec(tmp_path), 1, stall_seconds=5)
+        scorers.submit(make_run("done-1"))
+        assert ended(finish(scorers, 1)) == ["done-1"]
+        executor.close()
+
+    def test_scorers_wait_out_a_hanging_import_too(self, modules: Path, tmp_path: Path) -> None:
+        (modules / "hanging.py").write_text("import ctypes; ctypes.PyDLL(None).sleep(600)")
+        executor = LocalExecutor(start_seconds=1.0)
+        scorers = executor.lease(scorer_spec(tmp_path, preload=("hanging",)), 2, stall_seconds=5)
+        scorers.submit(make_run("done-1"))
+        assert ended(finish(scorers, 1)) == ["done-1"]
+        executor.close()
+
+    def test_scorer_that_never_gets_ready_is_killed(self, tmp_path: Path) -> None:
+        executor = LocalExecutor(start_seconds=0.4)
+        scorers = executor.lease(scorer_spec(tmp_path, "hang"), 1, stall_seconds=100)
+        with pytest.raises(Exception, match=r"3 times before they could start: not ready after 0\.4 s"):
+            collect(scorers, lambda _: False)
+        scorers.kill()
+        executor.close()
+
+
+class TestMisuse:
+    @pytest.mark.parametrize(
+        "garbage", [b"\xff" * 100, b"\0\0\0\x02[]", b"\0\0\0\x03{x}", b"\0\0\1\0" + b"[" * 256], ids=repr
+    )
+    def test_bytes_that_are_no_message_end_the_child(self, executor: LocalExecutor, garbage: bytes) -> None:
+        with pytest.raises(ChildDied, match="killed because it sent what is no message"):
+            executor.call(f"{LOCAL}:garble", {"bytes": garbage.hex()})
+
+    def test_child_that_closes_its_channel_is_killed(self, executor: LocalExecutor) -> None:
+        seen: list[Mapping[str, Any]] = []
+        with pytest.raises(ChildDied, match="lost"):
+            executor.call(f"{LOCAL}:deafen", {}, on_progress=seen.append)
+        assert not process_runs(seen[0]["pid"])
+
+    @pytest.mark.parametrize("die", [False, True])
+    def test_what_a_child_started_goes_with_it(self, executor: LocalExecutor, die: bool) -> None:
+        seen: list[Mapping[str, Any]] = []
+        if die:
+            with pytest.raises(ChildDied, match="exited with code 5"):
+                executor.call(f"{LOCAL}:breed", {"die": True}, on_progress=seen.append)
+        else:
+            executor.call(f"{LOCAL}:breed", {"die": False}, on_progress=seen.append)
+        assert len(seen[0]["pids"]) == 2
+        wait_until(lambda: not any(process_runs(pid) for pid in seen[0]["pids"]))
+
+    def test_ten_mebibytes_go_both_ways(self, executor: LocalExecutor) -> None:
+        text = "grün " * (2 * 2**20 // 2)
+        assert executor.call(f"{ENTRIES}:echo", {"text": text})["request"] == {"text": text}
+
+    def test_threads_may_call_at_once(self, executor: LocalExecutor, tmp_path: Path) -> None:
+        answers: dict[int, list[int]] = {}
+
+        def ask(caller: int) -> None:
+            answers[caller] = [
+                executor.call(f"{ENTRIES}:echo", {"n": caller * 100 + n})["request"]["n"] for n in range(10)
+            ]
+
+        threads = [threading.Thread(target=ask, args=(caller,)) for caller in range(6)]
+        for thread in threads:
+            thread.start()
+        scorers = executor.lease(scorer_spec(tmp_path), 1, stall_seconds=30)
+        done, losses = run_until(scorers, [f"slow-{n}" for n in range(10)], lambda _: None)
+        for thread in threads:
+            thread.join()
+        assert (len(done), losses) == (10, 0)
+        assert answers == {caller: [caller * 100 + n for n in range(10)] for caller in range(6)}
+
+
+class TestDeathOfTheZygote:
+    def test_idle_executor_does_not_notice(self, executor: LocalExecutor) -> None:
+        for number in range(5):
+            assert executor.call(f"{ENTRIES}:echo", {"n": number})["request"] == {"n": number}
+            kill(zygote_of(executor))
+
+    def test_running_task_is_lost_and_says_why(self, executor: LocalExecutor, tmp_path: Path) -> None:
+        pids: list[int] = []
+
+        def strike(report: Mapping[str, Any]) -> None:
+            pids.append(report["pid"])
+            kill(zygote_of(executor))
+
+        with pytest.raises(ChildDied, match="forked from, which was killed by SIGKILL"):
+            executor.call(f"{LOCAL}:hold", {"file": str(tmp_path / "never")}, on_progress=strike)
+        assert not process_runs(pids[0])
+
+    def test_runs_in_flight_are_reported_once_and_work_goes_on(self, executor: LocalExecutor, tmp_path: Path) -> None:
+        scorers = executor.lease(scorer_spec(tmp_path), 2, stall_seconds=30)
+        for number in range(4):
+            scorers.submit(make_run(f"stall-{number}"))
+        scorers_before = collect_pids(scorers, tmp_path, 2)
+        kill(zygote_of(executor))
+        events = finish(scorers, 4)
+        assert sorted(ended(events)) == [f"stall-{number}" for number in range(4)]
+        assert all(isinstance(event, ScorerLost) and "forked from" in event.cause for event in events)
+        assert not any(process_runs(pid) for pid in scorers_before)
+        scorers.submit(make_run("done-1"))
+        assert ended(finish(scorers, 1)) == ["done-1"]
+        scorers.release()
+
+    def test_three_deaths_with_nothing_done_are_enough(self, executor: LocalExecutor, tmp_path: Path) -> None:
+        scorers = executor.lease(scorer_spec(tmp_path), 1, stall_seconds=30)
+        for number in range(2):
+            scorers.submit(make_run(f"stall-{number}"))
+            collect_pids(scorers, tmp_path, number + 1)
+            kill(zygote_of(executor))
+            assert ended(finish(scorers, 1)) == [f"stall-{number}"]
+        scorers.submit(make_run("stall-9"))
+        collect_pids(scorers, tmp_path, 3)
+        kill(zygote_of(executor))
+        assert ended(finish(scorers, 1)) == ["stall-9"]
+        with pytest.raises(ChildDied, match="died 3 times with nothing done in between: killed by SIGKILL"):
+            scorers.poll(5)
+        scorers.kill()
+        assert executor.call(f"{ENTRIES}:echo", {"a": 1})["request"] == {"a": 1}
+
+    def test_kills_on_purpose_do_not_count(self, executor: LocalExecutor) -> None:
+        for _ in range(10):
+            executor.kill()
+        before = zygote_of(executor)
+        executor.kill()
+        assert not process_runs(before)
+        assert executor.call(f"{ENTRIES}:echo", {"a": 1})["request"] == {"a": 1}
+
+
+class TestKillFromAnotherThread:
+    def test_running_task_is_lost(self, executor: LocalExecutor, tmp_path: Path) -> None:
+        pids: list[int] = []
+        threads: list[threading.Thread] = []
+
+        def strike(report: Mapping[str, Any]) -> None:
+            pids.append(report["pid"])
+            threads.append(threading.Thread(target=executor.kill))
+            threads[0].start()
+
+        with pytest.raises(ChildDied, match="lost"):
+            executor.call(f"{LOCAL}:hold", {"file": str(tmp_path / "never")}, on_progress=strike)
+        threads[0].join()
+        assert not process_runs(pids[0])
+
+    def test_nobody_lives_when_it_returns(self, executor: LocalExecutor, tmp_path: Path) -> None:
+        scorers = executor.lease(scorer_spec(tmp_path), 2, stall_seconds=30)
+        for number in range(2):
+            scorers.submit(make_run(f"stall-{number}"))
+        pids = collect_pids(scorers, tmp_path, 2)
+        thread = threading.Thread(target=executor.kill)
+        thread.start()
+        thread.join()
+        wait_until(lambda: not any(process_runs(pid) for pid in pids))
+        assert len(finish(scorers, 2)) == 2
+        scorers.kill()
+
+
+class TestRandomKills:
+    @pytest.mark.parametrize("seed", range(2))
+    def test_each_of_200_runs_is_told_once_and_done_in_the_end(
+        self, executor: LocalExecutor, tmp_path: Path, seed: int
+    ) -> None:
+        chance = random.Random(seed)
+        scorers = executor.lease(scorer_spec(tmp_path), 3, stall_seconds=30)
+        names = [f"{chance.choice(['done', 'slow'])}-{number}" for number in range(200)]
+        next_strike = [5]
+        strikes = 0
+
+        def strike(done: int) -> None:
+            nonlocal strikes
+            if done < next_strike[0] or not scorers.pids:
+                return
+            victim = zygote_of(executor) if strikes % 6 == 5 else chance.choice(scorers.pids)
+            if process_runs(victim):
+                os.kill(victim, signal.SIGKILL)
+            next_strike[0] = done + chance.randint(1, 10)
+            strikes += 1
+
+        done, losses = run_until(scorers, names, strike)
+        scorers.release()
+        assert sorted(done) == sorted(names)
+        assert strikes >= 20
+        assert losses >= 5
+
+
+class TestNothingIsLeftBehind:
+    def test_calls_and_sets_leak_no_descriptor(self, executor: LocalExecutor, tmp_path: Path) -> None:
+        def work(number: int) -> None:
+            assert executor.call(f"{ENTRIES}:echo", {"n": number})["request"] == {"n": number}
+            if number % 10 == 0:
+                with pytest.raises(ChildDied):
+                    executor.call(f"{ENTRIES}:leave", {"code": 3})
+                scorers = executor.lease(scorer_spec(tmp_path), 1, stall_seconds=30)
+                scorers.submit(make_run("segfault-1"))
+                finish(scorers, 1)
+                scorers.kill() if number % 20 else scorers.release()
+            if number % 25 == 0:
+                kill(zygote_of(executor))
+
+        work(0)
+        before, zygote_before = open_files(), None
+        for number in range(100):
+            work(number)
+            if number == 80:
+                zygote_before = len(os.listdir(f"/proc/{zygote_of(executor)}/fd"))
+        assert open_files() == before
+        wait_until(lambda: len(os.listdir(f"/proc/{zygote_of(executor)}/fd")) == zygote_before)
+
+    def test_no_process_is_left_after_close(self, tmp_path: Path) -> None:
+        before = descendants()
+        files = open_files()
+        executor = LocalExecutor(preload=("colorsys",))
+        scorers = executor.lease(scorer_spec(tmp_path), 2, stall_seconds=30)
+        for number in range(4):
+            scorers.submit(make_run(f"stall-{number}"))
+        collect_pids(scorers, tmp_path, 2)
+        during = descendants() - before
+        assert len(during) == 3
+        executor.close()
+        assert not any(process_lives(pid) for pid in during)
+        assert descendants() == before
+        scorers.kill()
+        executor.close()
+        assert open_files() == files
+
+    def test_dead_children_are_reaped_at_once(self, executor: LocalExecutor) -> None:
+        pid = executor.call(f"{ENTRIES}:echo", {})["pid"]
+        wait_until(lambda: not process_lives(pid))
+
+    def test_closed_executor_says_so(self) -> None:
+        executor = LocalExecutor()
+        executor.close()
+        with pytest.raises(ChildDied, match="The executor is closed"):
+            executor.call(f"{ENTRIES}:echo", {})
+
+    def test_close_ends_a_call_of_another_thread(self, tmp_path: Path) -> None:
+        executor = LocalExecutor()
+        started = threading.Event()
+        errors: list[BaseException] = []
+
+        def ask() -> None:
+            try:
+                executor.call(f"{LOCAL}:hold", {"file": str(tmp_path / "never")}, on_progress=lambda _: started.set())
+            except ChildDied as exc:
+                errors.append(exc)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        assert started.wait(60)
+        executor.close()
+        thread.join(60)
+        assert len(errors) == 1
+
+
+WORKER = """
+import sys, threading
+from pathlib import Path
+from tidemill.executors.local import LocalExecutor
+from tidemill.testing.executor import make_run, scorer_spec
+
+folder = Path(sys.argv[1])
+executor = LocalExecutor()
+print("once", executor._zygote.pid, flush=True)
+scorers = executor.lease(scorer_spec(folder), 2, stall_seconds=600)
+for number in range(4):
+    scorers.submit(make_run(f"stall-{number}"))
+pid_file = str(folder / "task")
+request = {"pid_file": pid_file, "gil": True}
+threading.Thread(target=executor.call, args=("tidemill.testing.children:hang", request), daemon=True).start()
+while True:
+    scorers.poll(1)
+"""
+"""No guard, and no file: children must not need to import what started them."""
+
+
+class TestDeathOfTheWorker:
+    @pytest.mark.parametrize("by_interrupt", [False, True])
+    def test_nobody_lives_a_second_longer_though_native_code_holds_the_lock(
+        self, tmp_path: Path, by_interrupt: bool
+    ) -> None:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        worker = subprocess.Popen(
+            [sys.executable, "-", str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        worker.stdin.write(WORKER)
+        worker.stdin.close()
+        word, zygote = worker.stdout.readline().split()
+        task = tmp_path / "task"
+        wait_until(lambda: len(pids_in(tmp_path)) == 2 and task.exists() and task.read_text() != "")
+        everyone = {int(zygote), int(task.read_text()), *pids_in(tmp_path)}
+        time.sleep(0.2)
+        assert all(process_runs(pid) for pid in everyone)
+        worker.send_signal(signal.SIGINT if by_interrupt else signal.SIGKILL)
+        worker.wait(60)
+        time.sleep(1)
+        assert (word, len(everyone)) == ("once", 4)
+        assert [pid for pid in everyone if process_runs(pid)] == []
+        assert worker.stdout.read() == ""
+        worker.stdout.close()
+
+    def test_stopped_worker_does_not_take_waiting_for_a_stall(self, tmp_path: Path) -> None:
+        executor = LocalExecutor()
+        scorers = executor.lease(scorer_spec(tmp_path), 1, stall_seconds=0.5)
+        scorers.submit(make_run("busy-1"))
+        collect_pids(scorers, tmp_path, 1)
+        # As if the machine had been busy with something else: the messages lie there.
+        time.sleep(2.5)
+        assert ended(finish(scorers, 1)) == ["busy-1"]
+        scorers.release()
+        executor.close()
+
+
+def collect_pids(scorers: LocalScorerSet, folder: Path, count: int) -> set[int]:
+    """Poll until so many scorers have started and have their runs; all pids there were."""
+    collect(scorers, lambda _: len(pids_in(folder)) >= count and all(s.runs for s in scorers._scorers))
+    return pids_in(folder)
