@@ -1,0 +1,29 @@
+"""`tidemill verify`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tidemill.bootstrap.wiring import opened
+from tidemill.cli.output import bytes_text, people, print_json
+from tidemill.cli.summary import counts_text
+from tidemill.service import outputs
+
+
+def verify(
+    output: Annotated[str, typer.Argument(help="Folder or file that Tidemill published.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check a result against its manifest: every file there, with its size, rows and checksum.
+
+    tidemill verify scores/
+    """
+    with opened() as context:
+        answer = outputs.verify(context, output)
+    if json:
+        print_json({key: answer[key] for key in ("files", "bytes", "counts", "problems")})
+        return
+    size, counts = bytes_text(answer["bytes"]), counts_text(answer["counts"])
+    people.print(f"[bold green]whole[/] {answer['files']:,} files, {size}: {counts}")

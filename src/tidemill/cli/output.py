@@ -1,0 +1,97 @@
+"""What commands print: for people, or JSON. Data on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tidemill.domain.errors import Damaged, LeaseLost, Refused, Stopped, TidemillError
+
+EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_REJECTIONS, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+
+people = Console(stderr=True, highlight=False, soft_wrap=True)
+
+PIPE_COLUMNS = 10_000
+"""Width of a table that no terminal shows: nothing is folded."""
+
+data = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    json.dump(value, sys.stdout, indent=2, default=str)
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = ()) -> None:
+    """A table of data on stdout; columns named in `right` are aligned there."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in columns:
+        table.add_column(escape(name), justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(cell_text(cell)) for cell in row))
+    data.print(table, soft_wrap=False)
+
+
+def cell_text(value: Any) -> str:
+    """A value as people read it in a table; long text is cut."""
+    if value is None:
+        return "-"
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def print_error(error: TidemillError, *, as_json: bool = False) -> None:
+    """An error for people on stderr: what, then what to do; or as JSON on stdout."""
+    if as_json:
+        print_json({"error": error.to_json()})
+        return
+    people.print(f"[bold red]error[/] {escape(error.message)}")
+    if error.remedy:
+        people.print(f"  [dim]→[/] {escape(error.remedy)}")
+
+
+def print_rejections(rejections: Sequence[Mapping[str, Any]], most: int = 3) -> None:
+    """A few rejected rows on stderr."""
+    for row in rejections[:most]:
+        people.print(
+            f"  [yellow]{escape(row['file'])}[/], row {row['row']:,} ({row['stage']}): {escape(row['message'])}"
+        )
+
+
+def exit_code(error: TidemillError) -> int:
+    """The exit code for an error."""
+    if isinstance(error, Stopped):
+        return EXIT_INTERRUPTED
+    if isinstance(error, Refused):
+        return EXIT_REFUSED
+    if isinstance(error, Damaged | LeaseLost):
+        return EXIT_FAILED
+    return EXIT_FAILED
+
+
+def bytes_text(size: float) -> str:
+    """A size as people read it: "1.4 GB"."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
+        size /= 1000
+    return f"{size:,.1f} TB"
+
+
+def seconds_text(seconds: float) -> str:
+    """A time as people read it: "3.2 s", "4 min 10 s", "2 h 5 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"

@@ -1,0 +1,118 @@
+"""How a run looks while it runs: a live bar on a terminal, now and then a line elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
+
+from tidemill.cli.output import people, seconds_text
+from tidemill.domain.job import Job
+from tidemill.domain.receipt import Receipt
+from tidemill.ports.observer import JobProgress, Observer
+
+LINE_SECONDS = 5.0
+RATE_SECONDS = 10.0
+
+
+class ProgressView(Observer):
+    """Shows one job on stderr. A context manager: leaves the terminal as it was."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._told = time.monotonic()
+        self._marks: list[tuple[float, int]] = []
+        self._stage = ""
+        self._busy: dict[str, float] = {}
+        self._busy_seen: Mapping[str, float] = {}
+
+    def __enter__(self) -> ProgressView:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop_bar()
+
+    def job_started(self, job: Job, resumed_chunks: int) -> None:
+        if self.quiet:
+            return
+        if resumed_chunks:
+            people.print(
+                f"[bold]going on[/] with {job.id}: {resumed_chunks:,} of {job.chunks_total:,} chunks"
+                f" ({job.counts.predicted + job.counts.rejected:,} rows) are already done"
+            )
+        else:
+            people.print(f"[dim]{job.id}[/]")
+
+    def job_progress(self, job: Job, progress: JobProgress) -> None:
+        if self.quiet:
+            return
+        text = self._text(progress)
+        if people.is_terminal:
+            self._show_bar(progress, text)
+        elif progress.stage != self._stage or time.monotonic() - self._told >= LINE_SECONDS:
+            self._told = time.monotonic()
+            if progress.stage not in ("committing", "assembling"):
+                people.print(text)
+        self._stage = progress.stage
+
+    def chunk_committed(self, job: Job, receipt: Receipt) -> None:
+        """Nothing: rows are what people count."""
+
+    def job_ended(self, job: Job) -> None:
+        self._stop_bar()
+
+    def _show_bar(self, progress: JobProgress, text: str) -> None:
+        if self._bar is None:
+            self._bar = Progress(
+                BarColumn(bar_width=30),
+                TaskProgressColumn(),
+                TextColumn("{task.description}"),
+                console=people,
+                transient=True,
+            )
+            self._task = self._bar.add_task(text, total=None)
+            self._bar.start()
+        done = progress.predicted + progress.rejected
+        assert self._task is not None
+        self._bar.update(self._task, description=text, total=progress.total or None, completed=done)
+
+    def _stop_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _text(self, progress: JobProgress) -> str:
+        if progress.stage == "planning":
+            return f"planning: {progress.files:,} files" if progress.files else "planning"
+        done = progress.predicted + progress.rejected
+        rate = self._rate(done)
+        words = [f"{progress.stage}: {done:,} of {progress.total:,} rows"]
+        if rate:
+            words.append(f"{rate:,.0f} rows/s")
+            words.append(f"{seconds_text((progress.total - done) / rate)} left")
+        if progress.rejected:
+            words.append(f"[yellow]{progress.rejected:,} rejected[/]")
+        if bound := self._bound(progress.busy_seconds):
+            words.append(f"[dim]bound by {bound}[/]")
+        if progress.note:
+            words.append(f"[yellow]{progress.note}[/]")
+        return ", ".join(words)
+
+    def _rate(self, done: int) -> float:
+        now = time.monotonic()
+        self._marks.append((now, done))
+        while len(self._marks) > 2 and now - self._marks[0][0] > RATE_SECONDS:
+            self._marks.pop(0)
+        (then, before), (now, after) = self._marks[0], self._marks[-1]
+        return (after - before) / (now - then) if now - then > 0.3 and after > before else 0.0
+
+    def _bound(self, busy: Mapping[str, float]) -> str:
+        names = {"read": "reading", "model": "model", "write": "writing"}
+        stage = max(names, key=lambda name: busy.get(name, 0.0))
+        return names[stage] if busy.get(stage, 0.0) > 0 else ""

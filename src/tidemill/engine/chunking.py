@@ -1,0 +1,120 @@
+"""Where chunks begin and end: a pure function of blocks and constants.
+
+Borders decide bytes, so nothing measured may enter here. Blocks (row groups, spans of text) are kept
+whole where that is cheap: reading from the middle of one means to read and drop what lies before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from tidemill.domain.plan import Block, Chunk, InputFile, Segment
+
+MAX_FILES_PER_CHUNK = 1_000
+BYTES_PER_CHUNK = 256 << 20
+WHOLE_BLOCK_FACTOR = 4
+"""A block up to so many times the target stays whole."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Borders:
+    """Targets of a chunk. `exact` cuts after precisely `rows` rows, wherever that falls."""
+
+    rows: int
+    decoded_bytes: int = BYTES_PER_CHUNK
+    exact: bool = False
+
+
+@dataclass(frozen=True)
+class _Piece:
+    file_number: int
+    file: InputFile
+    block: Block
+    block_row: int
+    row_start: int
+    row_stop: int
+
+    @property
+    def decoded_bytes(self) -> int:
+        share = (self.row_stop - self.row_start) / max(self.block.rows, 1)
+        return int(self.block.decoded_bytes * share)
+
+
+def cut_chunks(files: Iterable[tuple[int, InputFile, Iterable[Block]]], borders: Borders) -> Iterator[Chunk]:
+    """Chunks over (file number, file, its blocks), in order; every row of every block once."""
+    number, rows, size = 0, 0, 0
+    segments: list[Segment] = []
+    for piece in _pieces(files, borders):
+        opens_file = not segments or segments[-1].file_number != piece.file_number
+        if segments and opens_file and len(segments) >= MAX_FILES_PER_CHUNK:
+            yield Chunk(number=number, segments=tuple(segments))
+            number, rows, size, segments = number + 1, 0, 0, []
+        for part in _fit(piece, borders.rows - rows, borders):
+            _append(segments, part)
+            rows, size = rows + part.row_stop - part.row_start, size + part.decoded_bytes
+            if rows >= borders.rows or (size >= borders.decoded_bytes and not borders.exact):
+                yield Chunk(number=number, segments=tuple(segments))
+                number, rows, size, segments = number + 1, 0, 0, []
+    if segments:
+        yield Chunk(number=number, segments=tuple(segments))
+
+
+def _pieces(files: Iterable[tuple[int, InputFile, Iterable[Block]]], borders: Borders) -> Iterator[_Piece]:
+    for file_number, file, blocks in files:
+        row = 0
+        for block in blocks:
+            count = _split_count(block, borders)
+            for k in range(count):
+                start, stop = row + block.rows * k // count, row + block.rows * (k + 1) // count
+                if stop > start:
+                    yield _Piece(file_number, file, block, row, start, stop)
+            row += block.rows
+
+
+def _split_count(block: Block, borders: Borders) -> int:
+    if borders.exact:
+        return 1
+    most = max(
+        block.rows / (borders.rows * WHOLE_BLOCK_FACTOR),
+        block.decoded_bytes / (borders.decoded_bytes * WHOLE_BLOCK_FACTOR),
+    )
+    return max(1, min(block.rows, -int(-most // 1)))
+
+
+def _fit(piece: _Piece, room: int, borders: Borders) -> Iterator[_Piece]:
+    if not borders.exact:
+        yield piece
+        return
+    start = piece.row_start
+    while start < piece.row_stop:
+        stop = min(piece.row_stop, start + room)
+        yield _Piece(piece.file_number, piece.file, piece.block, piece.block_row, start, stop)
+        start, room = stop, borders.rows
+
+
+def _append(segments: list[Segment], piece: _Piece) -> None:
+    if segments:
+        last = segments[-1]
+        if last.file_number == piece.file_number and last.row_stop == piece.row_start:
+            segments[-1] = Segment(
+                file_number=last.file_number,
+                file=last.file,
+                row_start=last.row_start,
+                row_stop=piece.row_stop,
+                block_row=last.block_row,
+                start=last.start,
+                stop=piece.block.stop,
+            )
+            return
+    segments.append(
+        Segment(
+            file_number=piece.file_number,
+            file=piece.file,
+            row_start=piece.row_start,
+            row_stop=piece.row_stop,
+            block_row=piece.block_row,
+            start=piece.block.start,
+            stop=piece.block.stop,
+        )
+    )

@@ -1,0 +1,175 @@
+"""What a chunk leaves in staging: its parts and its receipt. Runs in children."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+from tidemill.domain.errors import CountsDiffer
+from tidemill.domain.plan import Chunk, PlanSummary
+from tidemill.domain.receipt import Part, PartKind, Receipt, Rejection, Usage
+from tidemill.engine.batching import BadRow, Batch, keys_of
+from tidemill.ports.encoder import Encoder, PartWriter
+from tidemill.ports.executor import ChunkRun
+
+REJECTIONS_IN_RECEIPT = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A batch after the model: rows to write, rows to reject, busy seconds by stage."""
+
+    number: int
+    rows: int
+    predictions: pa.RecordBatch
+    rejected: pa.RecordBatch | None
+    bad: Sequence[BadRow]
+    split: bool
+    read_seconds: float = 0.0
+    model_seconds: float = 0.0
+
+
+def rejected_rows(batch: Batch, chunk: Chunk, bad: Sequence[BadRow], schema: pa.Schema) -> pa.RecordBatch:
+    """The rows `bad` (ascending) of a batch in the schema of the rejected output."""
+    keys = [keys_of(chunk, row.row) for row in bad]
+    positions = {int(number): position for position, number in enumerate(batch.numbers)}
+    own: dict[str, list[object]] = {
+        "_file": [path for path, _ in keys],
+        "_row": [row for _, row in keys],
+        "_stage": [row.stage for row in bad],
+        "_error": [row.error for row in bad],
+        "_message": [row.message for row in bad],
+        "_raw": [None if row.raw is None else row.raw.decode("utf-8", "backslashreplace") for row in bad],
+    }
+    taken = batch.data.take(pa.array([positions.get(row.row) for row in bad], type=pa.int64()))
+    columns = [
+        pa.array(own[f.name], type=f.type) if k < len(own) else taken.column(f.name) for k, f in enumerate(schema)
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+class Meter:
+    """What this process used since the last chunk was finished: stages overlap, so chunks share it out."""
+
+    def __init__(self) -> None:
+        self._cpu_seconds, self._bytes = 0.0, bytes_read()
+
+    def lap(self) -> tuple[float, int]:
+        """(CPU seconds, bytes read) since the last call; at first since the process began."""
+        cpu_seconds, read = time.process_time(), bytes_read()
+        used = cpu_seconds - self._cpu_seconds, read - self._bytes
+        self._cpu_seconds, self._bytes = cpu_seconds, read
+        return used
+
+
+@dataclass(kw_only=True)
+class ChunkOutput:
+    """One attempt at one chunk, being written."""
+
+    run: ChunkRun
+    chunk: Chunk
+    plan: PlanSummary
+    staging: Path
+    encoder: Encoder
+    predictions_schema: pa.Schema
+    rejected_schema: pa.Schema
+    meter: Meter
+    predicted: int = 0
+    rejected: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "model": 0.0, "write": 0.0})
+    _writers: dict[PartKind, PartWriter] = field(default_factory=dict)
+    _rejections: list[Rejection] = field(default_factory=list)
+    _split: list[int] = field(default_factory=list)
+
+    def add(self, scored: Scored) -> None:
+        """Write a batch. Batches come in order."""
+        started = time.perf_counter()
+        self._writer("predictions").write(scored.predictions)
+        if scored.rejected is not None:
+            self._writer("rejected").write(scored.rejected)
+            self._remember(scored.bad)
+        self.predicted += scored.predictions.num_rows
+        self.rejected += len(scored.bad)
+        if scored.split:
+            self._split.append(scored.number)
+        self.seconds["read"] += scored.read_seconds
+        self.seconds["model"] += scored.model_seconds
+        self.seconds["write"] += time.perf_counter() - started
+
+    def close(self) -> Receipt:
+        """Make the parts durable. Raises OutputUnwritable; CountsDiffer if a row went missing."""
+        started = time.perf_counter()
+        if self.predicted + self.rejected != self.chunk.rows:
+            raise CountsDiffer(
+                f"Chunk {self.chunk.number}: {self.chunk.rows} rows planned,"
+                f" {self.predicted} predicted and {self.rejected} rejected."
+            )
+        self._writer("predictions")
+        parts = tuple(self._close(kind, writer) for kind, writer in list(self._writers.items()))
+        self._writers.clear()
+        self.seconds["write"] += time.perf_counter() - started
+        return Receipt(
+            chunk=self.chunk.number,
+            attempt=self.run.attempt,
+            rows=self.chunk.rows,
+            predicted=self.predicted,
+            rejected=self.rejected,
+            parts=parts,
+            usage=self._usage(sum(part.size_bytes for part in parts)),
+            rejections=tuple(self._rejections),
+            split_batches=tuple(self._split),
+        )
+
+    def abort(self) -> None:
+        """Drop what was written. Never raises."""
+        for writer in self._writers.values():
+            writer.abort()
+        self._writers.clear()
+
+    def _writer(self, kind: PartKind) -> PartWriter:
+        if kind not in self._writers:
+            schema = self.predictions_schema if kind == "predictions" else self.rejected_schema
+            self._writers[kind] = self.encoder.open(self.staging / self._name(kind), schema, self.plan.metadata)
+        return self._writers[kind]
+
+    def _name(self, kind: PartKind) -> str:
+        return f"parts/{self.chunk.number:07d}.{self.run.attempt}.{kind}{self.encoder.file_suffix}"
+
+    def _close(self, kind: PartKind, writer: PartWriter) -> Part:
+        written = writer.close()
+        return Part(
+            kind=kind, name=self._name(kind), rows=written.rows, size_bytes=written.size_bytes, sha256=written.sha256
+        )
+
+    def _remember(self, bad: Sequence[BadRow]) -> None:
+        for row in bad[: REJECTIONS_IN_RECEIPT - len(self._rejections)]:
+            path, number = keys_of(self.chunk, row.row)
+            self._rejections.append(
+                Rejection(file=path, row=number, stage=row.stage, error=row.error, message=row.message)
+            )
+
+    def _usage(self, output_bytes: int) -> Usage:
+        cpu_seconds, input_bytes = self.meter.lap()
+        return Usage(
+            read_seconds=self.seconds["read"],
+            model_seconds=self.seconds["model"],
+            write_seconds=self.seconds["write"],
+            cpu_seconds=cpu_seconds,
+            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            input_bytes=input_bytes,
+            output_bytes=output_bytes,
+        )
+
+
+def bytes_read() -> int:
+    """Bytes that this process has read so far, as the kernel counts them; 0 where it does not."""
+    try:
+        with open("/proc/self/io", "rb") as file:
+            return int(file.readline().split()[1])
+    except OSError:
+        return 0

@@ -1,0 +1,77 @@
+"""What a finished output says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from tidemill.domain.job import Counts, Job
+from tidemill.domain.plan import PlanSummary
+from tidemill.ports.sink import StagedFile
+
+FORMAT = 1
+
+
+def build_manifest(
+    job: Job,
+    plan: PlanSummary,
+    model: Mapping[str, Any],
+    files: Sequence[StagedFile],
+    at: datetime,
+    earlier: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The manifest of a job whose parts are all staged. `earlier` is the manifest it appends to."""
+    counts = job.counts
+    return {
+        "manifest_format": FORMAT,
+        "job_id": job.id,
+        "name": job.name,
+        "committed_at": at.isoformat(timespec="seconds"),
+        "output": job.output,
+        "format": plan.output_format,
+        "mode": job.spec["output"]["mode"],
+        "counts": asdict(counts),
+        "schema": [{"name": name, "type": kind} for name, kind in plan.output_schema],
+        "model": {
+            "path": model["path"],
+            "digest": job.model_digest,
+            "flavor": plan.model.flavor,
+            "task": plan.model.task,
+            "positive_class": plan.model.positive_class,
+            "classes": plan.model.classes,
+            "inputs": [asdict(field) for field in plan.model.inputs],
+            "outputs": [asdict(field) for field in plan.model.outputs],
+        },
+        "snapshot": {"digest": plan.snapshot_digest, "files": plan.files, "rows": plan.rows, "bytes": plan.input_bytes},
+        "spec": job.spec,
+        "spec_digest": job.spec_digest,
+        "libraries": dict(plan.libraries),
+        "usage": job.usage,
+        "appended_to": _history(earlier),
+        "files": [asdict(file) for file in files],
+    }
+
+
+def _history(earlier: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    if earlier is None:
+        return []
+    own = {key: earlier[key] for key in ("job_id", "committed_at", "counts", "spec_digest")}
+    own["model"] = earlier["model"]["digest"]
+    own["snapshot"] = earlier["snapshot"]["digest"]
+    return [*earlier.get("appended_to", []), own]
+
+
+def covers(manifest: Mapping[str, Any], spec_digest: str, model_digest: str, snapshot_digest: str) -> bool:
+    """Whether an output holds exactly what this spec, model and snapshot give, appended or not."""
+    runs = [
+        (manifest["spec_digest"], manifest["model"]["digest"], manifest["snapshot"]["digest"]),
+        *((run["spec_digest"], run["model"], run["snapshot"]) for run in manifest.get("appended_to", [])),
+    ]
+    return (spec_digest, model_digest, snapshot_digest) in runs
+
+
+def counts_of(manifest: Mapping[str, Any]) -> Counts:
+    """The rows of the job that made the manifest."""
+    return Counts(**manifest["counts"])

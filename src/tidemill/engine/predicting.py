@@ -1,0 +1,176 @@
+"""One batch through the model, and who is to blame if that fails. Runs in children.
+
+A batch that raises is halved until the rows are found; then all the others are scored once more in
+their original batch without them, because values may depend on the company (invariant 5). Out of
+memory is not the rows' fault yet: it ends the scorer, and quarantine tries smaller pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tidemill.domain.errors import TidemillError
+from tidemill.engine.batching import BadRow
+from tidemill.engine.casting import cast_rows, type_of
+from tidemill.ports.flavor import Model, Predicted
+
+MESSAGE_CHARACTERS = 500
+
+OnResult = Callable[[int, int], None]
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What became of a batch: `columns` for the rows `good` (positions, int64), the rest in `errors`
+    (position -> error class, message). `split` if pieces had to stand for the whole."""
+
+    columns: pa.RecordBatch
+    good: np.ndarray[Any, Any]
+    errors: dict[int, tuple[str, str]] = field(default_factory=dict)
+    split: bool = False
+
+
+class Predictor:
+    """Predicts batches with one model, checked against the columns that the plan promised."""
+
+    def __init__(self, model: Model, schema: pa.Schema, on_result: OnResult = lambda good, bad: None) -> None:
+        """`schema` are the predicted columns. `on_result` hears of every call how many rows came out
+        good and how many bad, and may raise a TidemillError to stop a hopeless batch."""
+        self.model, self.schema, self.on_result = model, schema, on_result
+
+    def predict(self, features: pa.RecordBatch, piece_rows: int | None = None) -> Outcome:
+        """Score all rows of a batch; with `piece_rows` never more than so many in one call."""
+        if piece_rows is not None and piece_rows < features.num_rows:
+            return self._pieces(features, piece_rows)
+        try:
+            return self._call(features)
+        except (TidemillError, MemoryError):
+            raise
+        except Exception as exc:
+            return self._without_the_bad(features, exc)
+
+    def _call(self, features: pa.RecordBatch) -> Outcome:
+        rows = features.num_rows
+        predicted = self.model.predict(features)
+        columns = self._checked(predicted, rows)
+        errors = {row: ("RowError", text[:MESSAGE_CHARACTERS]) for row, text in predicted.row_errors.items()}
+        good = np.arange(rows, dtype=np.int64)
+        self.on_result(rows - len(errors), len(errors))
+        if errors:
+            good = np.setdiff1d(good, np.fromiter(errors, dtype=np.int64), assume_unique=True)
+            columns = columns.take(pa.array(good))
+        return Outcome(columns=columns, good=good, errors=errors)
+
+    def _checked(self, predicted: Predicted, rows: int) -> pa.RecordBatch:
+        columns = predicted.columns
+        if columns.num_rows != rows:
+            raise ValueError(f"the model returned {columns.num_rows} predictions for {rows} rows")
+        if columns.schema.names != self.schema.names:
+            raise ValueError(f"the model returned columns {columns.schema.names}, not {self.schema.names}")
+        if columns.schema.types == self.schema.types:
+            return columns
+        cast = [column.cast(wanted.type) for column, wanted in zip(columns.columns, self.schema, strict=True)]
+        return pa.RecordBatch.from_arrays(cast, schema=self.schema)
+
+    def _without_the_bad(self, features: pa.RecordBatch, first: Exception) -> Outcome:
+        rows = features.num_rows
+        errors: dict[int, tuple[str, str]] = {}
+        pieces = list(self._halves(features, 0, first, errors))
+        good = np.setdiff1d(np.arange(rows, dtype=np.int64), np.fromiter(errors, dtype=np.int64), assume_unique=True)
+        if len(good):
+            whole = self._try_together(features.take(pa.array(good)))
+            if whole is not None:
+                return _shifted(whole, good, errors)
+        columns = pa.concat_batches([piece.columns for piece in pieces]) if pieces else self._nothing()
+        found = np.concatenate([piece.good for piece in pieces]) if pieces else good
+        return Outcome(columns=columns, good=found, errors=errors, split=bool(pieces))
+
+    def _try_together(self, features: pa.RecordBatch) -> Outcome | None:
+        try:
+            return self._call(features)
+        except (TidemillError, MemoryError):
+            raise
+        except Exception:
+            # Only together do these rows fail: what the pieces gave stands, and the receipt says so.
+            return None
+
+    def _halves(
+        self, features: pa.RecordBatch, offset: int, cause: Exception, errors: dict[int, tuple[str, str]]
+    ) -> Iterator[Outcome]:
+        rows = features.num_rows
+        if rows == 1:
+            errors[offset] = _described(cause)
+            self.on_result(0, 1)
+            return
+        for start, stop in ((0, rows // 2), (rows // 2, rows)):
+            half = features.slice(start, stop - start)
+            try:
+                outcome = self._call(half)
+            except (TidemillError, MemoryError):
+                raise
+            except Exception as exc:
+                yield from self._halves(half, offset + start, exc, errors)
+                continue
+            errors.update({offset + start + row: error for row, error in outcome.errors.items()})
+            outcome.good = outcome.good + offset + start
+            yield outcome
+
+    def _pieces(self, features: pa.RecordBatch, piece_rows: int) -> Outcome:
+        outcomes = []
+        for start in range(0, features.num_rows, piece_rows):
+            outcome = self.predict(features.slice(start, piece_rows))
+            outcome.good = outcome.good + start
+            outcome.errors = {row + start: error for row, error in outcome.errors.items()}
+            outcomes.append(outcome)
+        return Outcome(
+            columns=pa.concat_batches([o.columns for o in outcomes]),
+            good=np.concatenate([o.good for o in outcomes]),
+            errors={row: error for o in outcomes for row, error in o.errors.items()},
+            split=True,
+        )
+
+    def _nothing(self) -> pa.RecordBatch:
+        return pa.RecordBatch.from_arrays([pa.nulls(0, f.type) for f in self.schema], schema=self.schema)
+
+
+def _shifted(outcome: Outcome, rows: np.ndarray[Any, Any], errors: dict[int, tuple[str, str]]) -> Outcome:
+    """The outcome of the rows at those positions, told in positions of the whole batch."""
+    own = {int(rows[row]): error for row, error in outcome.errors.items()}
+    return Outcome(columns=outcome.columns, good=rows[outcome.good], errors={**errors, **own}, split=outcome.split)
+
+
+def _described(exc: Exception) -> tuple[str, str]:
+    text = str(exc).strip() or "no message"
+    return type(exc).__name__, text[:MESSAGE_CHARACTERS]
+
+
+def features_of(
+    data: pa.RecordBatch, numbers: np.ndarray[Any, Any], inputs: tuple[tuple[str, str], ...]
+) -> tuple[pa.RecordBatch, np.ndarray[Any, Any] | None, list[BadRow]]:
+    """The model's columns of a batch, cast; which rows fit (mask, None = all), and those that do not."""
+    columns, bad = [], []
+    bad_mask: np.ndarray[Any, Any] | None = None
+    for name, kind in inputs:
+        column = data.column(name)
+        if kind == "any":
+            columns.append(column)
+            continue
+        cast, mask = cast_rows(column, type_of(kind))
+        columns.append(cast)
+        if mask is not None:
+            fresh = mask if bad_mask is None else mask & ~bad_mask
+            bad += [_unfit(numbers, row, name, column[row].as_py(), kind) for row in np.flatnonzero(fresh).tolist()]
+            bad_mask = mask if bad_mask is None else bad_mask | mask
+    names = [name for name, _ in inputs]
+    features = pa.RecordBatch.from_arrays(columns, names=names) if names else data.select([])
+    return features, None if bad_mask is None else ~bad_mask, bad
+
+
+def _unfit(numbers: np.ndarray[Any, Any], row: int, name: str, value: object, kind: str) -> BadRow:
+    message = f"column {name!r}: {str(value)[:100]!r} is not {kind}"
+    return BadRow(row=int(numbers[row]), stage="convert", error="ConversionError", message=message)

@@ -1,0 +1,195 @@
+"""Looking before running, and looking at what is there. Runs in children."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tidemill import registry
+from tidemill.domain.errors import InputUnreadable, NotFound
+from tidemill.domain.plan import Block, Chunk, InputFile, PlanSummary, Segment
+from tidemill.engine import models
+from tidemill.engine.batching import read_batches
+from tidemill.engine.predicting import Predictor, features_of
+from tidemill.engine.schema import Columns, InputSchema
+from tidemill.ports.flavor import Model
+from tidemill.ports.source import FileFacts, Source
+from tidemill.wire.spec import JobSpec
+
+ROWS = 5
+TIMED_ROWS = 10_000
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+def preview(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """Match model and input on the first file and predict its first rows; nothing is written.
+
+    request: {"spec", "model" (with "trusted"), "spool"}. Returns {"model", "files", "bytes",
+    "first_file", "rows_in_first_file", "columns", "table" (text), "rejected", "seconds_per_row"}.
+    """
+    spec = JobSpec.model_validate(request["spec"])
+    options = {**spec.predict.model_dump(), "features": spec.features, "threads": 1}
+    model = models.load(request["model"], options)
+    suffixes = _suffixes(spec.input.format)
+    listed = registry.list_inputs()(spec.input.path, suffixes)
+    first = next(listed, None)
+    if first is None:
+        raise NotFound("The input has no files.", remedy="Check the path; names that begin with . or _ are left out.")
+    name = spec.input.format if spec.input.format != "auto" else registry.detect_format()(first)
+    source = registry.sources.get(name)(spec.input.options, Path(request["spool"]))
+    schema = InputSchema(model.info, spec, typed=source.typed)
+    facts = source.examine(first, infer=schema.needs_inference)
+    schema.add(first, facts)
+    columns = schema.resolve()
+    files, size = 1, first.size_bytes
+    for file in listed:
+        files, size = files + 1, size + file.size_bytes
+    sample = _Sample(model, source, first, facts, columns)
+    return {
+        "model": model.info.to_json(),
+        "source": name,
+        "files": files,
+        "bytes": size,
+        "first_file": first.path,
+        "first_bytes": first.size_bytes,
+        "rows_in_first_file": facts.rows,
+        "features": [asdict(field) for field in columns.inputs],
+        "kept": columns.kept.names,
+        "columns": [(field.name, str(field.type)) for field in columns.predictions],
+        **sample.predict(),
+    }
+
+
+def _suffixes(input_format: str) -> tuple[str, ...]:
+    names = registry.sources.names() if input_format == "auto" else [input_format]
+    return tuple(suffix for name in names for suffix in registry.sources.get(name).suffixes)
+
+
+class _Sample:
+    """The first rows of a file, read and predicted as a job would."""
+
+    def __init__(self, model: Model, source: Source, file: InputFile, facts: FileFacts, columns: Columns) -> None:
+        self.model, self.source, self.columns = model, source, columns
+        self.rows = min(facts.rows, TIMED_ROWS)
+        blocks = list(itertools.takewhile(lambda block: block is not None, _first_blocks(facts.blocks, self.rows)))
+        segment = Segment(
+            file_number=0,
+            file=file,
+            row_start=0,
+            row_stop=self.rows,
+            block_row=0,
+            start=blocks[0].start if blocks else 0,
+            stop=blocks[-1].stop if blocks else 0,
+        )
+        self.chunk = Chunk(number=0, segments=(segment,) if self.rows else ())
+
+    def predict(self) -> dict[str, Any]:
+        plan = PlanSummary(
+            digest="",
+            snapshot_digest="",
+            files=1,
+            chunks=1,
+            rows=self.rows,
+            input_bytes=0,
+            source=self.source.name,
+            columns=tuple(self.columns.read.names),
+            kept=tuple(self.columns.kept.names),
+            types=self.columns.source_types,
+            model=replace(self.model.info, inputs=self.columns.inputs),
+            batch_rows=max(self.rows, 1),
+        )
+        if not self.rows:
+            return {"rows": [], "rejected": 0, "rejections": [], "seconds_per_row": 0.0}
+        batch = next(read_batches(self.source, self.chunk, plan, self.columns.read))
+        inputs = tuple((field.name, field.type) for field in self.columns.inputs)
+        predicted_schema = pa.schema(list(self.columns.predictions)[len(plan.kept) :])
+        features, fits, unfit = features_of(batch.data, batch.numbers, inputs)
+        kept = batch.data.select(plan.kept)
+        if fits is not None:
+            features, kept = features.filter(pa.array(fits)), kept.filter(pa.array(fits))
+        predictor = Predictor(self.model, predicted_schema)
+        predictor.predict(features.slice(0, min(features.num_rows, 64)))
+        started = time.perf_counter()
+        outcome = predictor.predict(features)
+        seconds = time.perf_counter() - started
+        table = pa.RecordBatch.from_arrays(
+            [*kept.take(pa.array(outcome.good)).columns, *outcome.columns.columns], schema=self.columns.predictions
+        )
+        messages = [row.message for row in (*batch.bad, *unfit)] + [text for _, text in outcome.errors.values()]
+        return {
+            "rows": jsonable(table.slice(0, ROWS).to_pylist()),
+            "rejected": self.rows - table.num_rows,
+            "rejections": messages[:3],
+            "seconds_per_row": seconds / max(features.num_rows, 1),
+        }
+
+
+def _first_blocks(blocks: tuple[Block, ...], rows: int) -> Iterator[Block]:
+    seen = 0
+    for block in blocks:
+        if seen >= rows:
+            return
+        yield block
+        seen += block.rows
+
+
+def jsonable(value: Any) -> Any:
+    """Values as JSON can hold them: numbers, text, truth and null stay, all else becomes text."""
+    if isinstance(value, dict):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
+def head(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """The first rows of published files: {"paths", "format", "rows"} -> {"rows": [...], "columns": [...]}."""
+    wanted = int(request["rows"])
+    rows: list[Any] = []
+    columns: list[tuple[str, str]] = []
+    for path in request["paths"]:
+        schema, batches = _open(path, request["format"])
+        columns = [(field.name, str(field.type)) for field in schema]
+        for batch in batches:
+            rows += batch.slice(0, wanted - len(rows)).to_pylist()
+            if len(rows) >= wanted:
+                return {"rows": jsonable(rows), "columns": columns}
+    return {"rows": jsonable(rows), "columns": columns}
+
+
+def _open(path: str, form: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    if form == "arrow":
+        reader = pa.ipc.open_file(pa.memory_map(path))
+        return reader.schema, (reader.get_batch(k) for k in range(reader.num_record_batches))
+    stat = Path(path).stat()
+    file = InputFile(path=path, size_bytes=stat.st_size, mtime_ns=stat.st_mtime_ns)
+    source = registry.sources.get(form)(spool=Path(path).parent)
+    if Path(path).suffix in (".gz", ".zst"):
+        raise InputUnreadable(f"{path} is compressed.", remedy="Read it with zcat, pandas or Polars.")
+    facts = source.examine(file)
+    return facts.schema, _batches(source, file, facts)
+
+
+def _batches(source: Source, file: InputFile, facts: FileFacts) -> Iterator[pa.RecordBatch]:
+    if not facts.blocks:
+        return
+    segment = Segment(
+        file_number=0,
+        file=file,
+        row_start=0,
+        row_stop=facts.rows,
+        block_row=0,
+        start=facts.blocks[0].start,
+        stop=facts.blocks[-1].stop,
+    )
+    for rows in source.read(segment, facts.schema.names, {}, 4_096):
+        yield rows.batch

@@ -1,0 +1,230 @@
+"""What the input has against what the model wants, over all files. Runs in children."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from tidemill.domain.errors import InvalidSpec, SchemaMismatch
+from tidemill.domain.plan import InputFile
+from tidemill.domain.signature import Field, ModelInfo
+from tidemill.engine.casting import can_cast, type_of
+from tidemill.ports.source import FileFacts, Source
+from tidemill.wire.spec import JobSpec
+
+MAX_KEPT_BY_DEFAULT = 50
+EXAMPLES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """The columns of a job. `read` are the input columns that are read, with their types there."""
+
+    read: pa.Schema
+    kept: pa.Schema
+    inputs: tuple[Field, ...]
+    predictions: pa.Schema
+    source_types: dict[str, str]
+    warnings: tuple[str, ...]
+
+
+class InputSchema:
+    """Collects the schemas of all files, remembers disagreements, and settles on one."""
+
+    def __init__(self, info: ModelInfo, spec: JobSpec, *, typed: bool) -> None:
+        self.info, self.spec, self.typed = info, spec, typed
+        self.decoded_bytes = 0
+        self.files = 0
+        self._seen: pa.Schema | None = None
+        self._fields: dict[str, pa.DataType] = {}
+        self._absent: dict[str, list[str]] = {}
+        """Column -> a few files that lack it."""
+        self._absent_files: dict[str, int] = {}
+        self._retyped: dict[str, str] = {}
+        """Column -> how its types differ, for people."""
+
+    @property
+    def needs_inference(self) -> bool:
+        """Whether text columns must be looked through for their types: the model does not say them."""
+        return not self.typed and (self.info.takes_all or any(f.type == "any" for f in self.info.inputs))
+
+    def add(self, file: InputFile, facts: FileFacts) -> None:
+        """Take one more file into account."""
+        self.files += 1
+        self.decoded_bytes += sum(block.decoded_bytes for block in facts.blocks)
+        if self._seen is not None and facts.schema.equals(self._seen):
+            return
+        if self._seen is None:
+            self._fields = {field.name: field.type for field in facts.schema}
+        else:
+            self._compare(file, facts.schema)
+        self._seen = facts.schema
+
+    def _compare(self, file: InputFile, schema: pa.Schema) -> None:
+        here = {field.name: field.type for field in schema}
+        for name in self._fields.keys() - here.keys():
+            self._note_absent(name, file.path)
+        for name in here.keys() - self._fields.keys():
+            self._note_absent(name, "an earlier file")
+            self._fields[name] = here[name]
+        for name, kind in here.items():
+            self._fields[name] = self._merge(name, self._fields[name], kind, file)
+
+    def _note_absent(self, name: str, path: str) -> None:
+        self._absent_files[name] = self._absent_files.get(name, 0) + 1
+        examples = self._absent.setdefault(name, [])
+        if len(examples) < EXAMPLES:
+            examples.append(path)
+
+    def _merge(self, name: str, before: pa.DataType, here: pa.DataType, file: InputFile) -> pa.DataType:
+        if before == here:
+            return before
+        if not self.typed:
+            return type_of(Source.merge_types(str(before), str(here)))
+        merged = _widened(before, here)
+        if merged is None:
+            self._retyped.setdefault(name, f"{before} in earlier files but {here} in {file.path}")
+            return before
+        return merged
+
+    def resolve(self) -> Columns:
+        """Settle. Raises SchemaMismatch listing everything that is wrong, InvalidSpec."""
+        features = self._features()
+        inputs = tuple(self._settled(field) for field in features)
+        problems = [*self._missing(features), *self._mistyped(inputs)]
+        kept = self._kept([field.name for field in inputs])
+        read_names = {*(field.name for field in inputs), *kept}
+        problems += self._disagreements(read_names)
+        if problems:
+            more = f" And {len(problems) - 8} more." if len(problems) > 8 else ""
+            raise SchemaMismatch(
+                "The input and the model disagree: " + " ".join(problems[:8]) + more,
+                remedy="Rename or fix the columns, or score other files.",
+            )
+        source_types = self._source_types(inputs, set(kept))
+        read = pa.schema(
+            [pa.field(name, self._read_type(name, source_types)) for name in self._fields if name in read_names]
+        )
+        kept_schema = pa.schema([pa.field(name, read.field(name).type) for name in kept])
+        return Columns(
+            read=read,
+            kept=kept_schema,
+            inputs=inputs,
+            predictions=self._predictions(kept_schema),
+            source_types=source_types,
+            warnings=self.info.notes,
+        )
+
+    def _features(self) -> tuple[Field, ...]:
+        if not self.info.takes_all:
+            return self.info.inputs
+        names = self.spec.features or [name for name in self._fields if name not in self.spec.id]
+        return tuple(Field(name=name) for name in names)
+
+    def _settled(self, field: Field) -> Field:
+        if field.type != "any" or field.name not in self._fields:
+            return field
+        if self.typed:
+            return field
+        found = str(self._fields[field.name])
+        return replace(field, type="double" if found == "null" else found)
+
+    def _missing(self, features: Sequence[Field]) -> list[str]:
+        missing = [field.name for field in features if field.name not in self._fields]
+        unused = [name for name in self._fields if name not in {field.name for field in features}]
+        return [
+            f"The model needs column {name!r}, which is not there{_did_you_mean(name, unused)}." for name in missing
+        ]
+
+    def _mistyped(self, inputs: Iterable[Field]) -> list[str]:
+        problems = []
+        for field in inputs:
+            found = self._fields.get(field.name)
+            if found is None or field.type == "any":
+                continue
+            if not can_cast(found, type_of(field.type), text=not self.typed):
+                problems.append(f"Column {field.name!r} is {found} but the model wants {field.type}.")
+        return problems
+
+    def _disagreements(self, names: set[str]) -> list[str]:
+        absent = [
+            f"Column {name!r} is missing in {self._absent_files[name]:,} file(s), for example {files[0]}."
+            for name, files in self._absent.items()
+            if name in names and self._missing_matters(name)
+        ]
+        return absent + [f"Column {name!r} is {how}." for name, how in self._retyped.items() if name in names]
+
+    def _missing_matters(self, name: str) -> bool:
+        return self.typed or name in {field.name for field in self.info.inputs}
+
+    def _kept(self, features: Sequence[str]) -> list[str]:
+        keep, ids = self.spec.keep, list(self.spec.id)
+        self._check_known(ids, "--id")
+        if keep == "none":
+            return ids
+        if keep == "all":
+            chosen = list(self._fields)
+        elif keep == "auto":
+            chosen = [name for name in self._fields if name not in set(features)]
+            if len(chosen) > MAX_KEPT_BY_DEFAULT:
+                raise InvalidSpec(
+                    f"The input has {len(chosen)} columns beside the features; which to keep is not clear.",
+                    remedy="Say --keep all, --keep none or --keep with the names of columns.",
+                )
+        else:
+            chosen = list(keep)
+            self._check_known(chosen, "--keep")
+        return [*ids, *(name for name in chosen if name not in set(ids))]
+
+    def _check_known(self, names: Sequence[str], flag: str) -> None:
+        for name in names:
+            if name not in self._fields:
+                raise SchemaMismatch(
+                    f"{flag} names column {name!r}, which is not in the input{_did_you_mean(name, self._fields)}."
+                )
+
+    def _read_type(self, name: str, source_types: dict[str, str]) -> pa.DataType:
+        if self.typed:
+            return self._fields[name]
+        return type_of(source_types[name]) if name in source_types else pa.string()
+
+    def _source_types(self, inputs: Sequence[Field], kept: set[str]) -> dict[str, str]:
+        """What a text source casts while it reads: only what the user named, and features that are not
+        kept, since kept columns stay the text they were."""
+        if self.typed:
+            return {}
+        only_features = {f.name: f.type for f in inputs if f.name not in kept and f.type not in ("any", "string")}
+        return {**only_features, **self.spec.schema_}
+
+    def _predictions(self, kept: pa.Schema) -> pa.Schema:
+        outputs = [pa.field(field.name, type_of(field.type)) for field in self.info.outputs]
+        clash = {field.name for field in outputs} & set(kept.names)
+        if clash:
+            raise SchemaMismatch(
+                f"The kept column {sorted(clash)[0]!r} has the name of a column that the model writes.",
+                remedy="Leave it out with --keep, or rename it in the input.",
+            )
+        return pa.schema([*kept, *outputs])
+
+
+def _widened(first: pa.DataType, second: pa.DataType) -> pa.DataType | None:
+    """A type that holds both without changing a value, or None."""
+    if pa.types.is_null(first) or pa.types.is_null(second):
+        return second if pa.types.is_null(first) else first
+    signed = pa.types.is_signed_integer(first) and pa.types.is_signed_integer(second)
+    unsigned = pa.types.is_unsigned_integer(first) and pa.types.is_unsigned_integer(second)
+    floating = pa.types.is_floating(first) and pa.types.is_floating(second)
+    if signed or unsigned or floating:
+        return first if first.bit_width >= second.bit_width else second
+    texts = {pa.string(), pa.large_string()}
+    return pa.large_string() if {first, second} == texts else None
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    folded = {other.lower().replace(" ", "_"): other for other in names}
+    close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
+    return f" (did you mean {folded[close[0]]!r}?)" if close else ""

@@ -1,0 +1,243 @@
+"""Scoring a job's chunks: dispatch, commit, quarantine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from tidemill.domain.errors import LeaseLost, TooManyCrashes, TooManyRejected, from_json
+from tidemill.domain.job import Job, Lease, Want
+from tidemill.domain.plan import PlanSummary
+from tidemill.domain.receipt import Receipt
+from tidemill.engine.quarantine import Quarantine
+from tidemill.ports.executor import ChunkRun, Done, Event, Executor, Failed, Progress, ScorerLost, ScorerSet, ScorerSpec
+from tidemill.ports.observer import JobProgress
+from tidemill.ports.store import Store
+
+COMMIT_RECEIPTS = 200
+COMMIT_SECONDS = 0.2
+POLL_SECONDS = 0.2
+QUARANTINE_SECONDS = 5.0
+PATIENCE = 20
+"""A call that takes so many times as long as expected hangs."""
+MAX_CRASHES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringLimits:
+    """What scoring may not pass."""
+
+    max_rejected: int
+    stall_seconds: float
+
+
+@dataclass(kw_only=True)
+class Scoring:
+    """One worker's go at the chunks that are not committed yet."""
+
+    job: Job
+    plan: PlanSummary
+    lease: Lease
+    store: Store
+    executor: Executor
+    spec: ScorerSpec
+    scorers: int
+    limits: ScoringLimits
+    stop: Callable[[], Want | None]
+    on_progress: Callable[[JobProgress], None]
+    on_commit: Callable[[Sequence[Receipt]], None]
+    _attempts: int = 0
+    _ready: list[Receipt] = field(default_factory=list)
+    _ready_since: float = 0.0
+    _in_flight: dict[str, Progress | ChunkRun] = field(default_factory=dict)
+    _predicted: int = 0
+    _rejected: int = 0
+    _seconds_per_row: float = 0.0
+    _busy: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "model": 0.0, "write": 0.0})
+    _alone: ScorerSet | None = None
+    _quarantined: ChunkRun | None = None
+
+    def run(self) -> Want | None:
+        """Score and commit every chunk that is left. None when all are committed, else why it stopped
+        (what was in flight is finished and kept for a pause, dropped for a cancel).
+
+        Raises JobFailed kinds, LeaseLost.
+        """
+        self._predicted, self._rejected = self.job.counts.predicted, self.job.counts.rejected
+        self._quarantine = Quarantine(self.plan.batch_rows, self._next_attempt)
+        chunks = self._uncommitted()
+        following = next(chunks, None)
+        if following is None:
+            return None
+        scorers = self.executor.lease(self.spec, self.scorers, stall_seconds=self.limits.stall_seconds)
+        why: Want | None = None
+        try:
+            while following is not None or self._in_flight or self._ready or self._quarantine:
+                why = why or self.stop()
+                if why is Want.CANCEL:
+                    return why
+                while why is None and following is not None and scorers.free > 0:
+                    self._submit(scorers, ChunkRun(chunk=following, attempt=self._next_attempt()))
+                    following = next(chunks, None)
+                for event in scorers.poll(POLL_SECONDS if self._in_flight else 0.0):
+                    self._handle(event, scorers)
+                self._work_quarantine(start=why is None)
+                self._commit_if_due()
+                self._tell()
+                if why is not None and not self._in_flight and not self._ready and self._quarantined is None:
+                    return why
+            scorers.release()
+            return None
+        finally:
+            self._commit_quietly()
+            scorers.kill()
+            self._end_quarantine()
+
+    def _uncommitted(self) -> Iterator[int]:
+        start = 0
+        for first, stop in self.store.ledger.committed_chunks(self.job.id):
+            yield from range(start, first)
+            start = stop
+        yield from range(start, self.plan.chunks)
+
+    def _next_attempt(self) -> str:
+        self._attempts += 1
+        return f"e{self.lease.epoch}-{self._attempts}"
+
+    def _submit(self, scorers: ScorerSet, run: ChunkRun) -> None:
+        self._in_flight[run.attempt] = run
+        scorers.submit(run)
+
+    def _handle(self, event: Event, scorers: ScorerSet) -> None:
+        if isinstance(event, Done):
+            self._done(event)
+        elif isinstance(event, Progress):
+            if event.run.attempt in self._in_flight:
+                self._in_flight[event.run.attempt] = event
+                self._learn(event, scorers)
+        elif isinstance(event, Failed):
+            raise from_json(dict(event.error))
+        else:
+            for run in event.runs:
+                self._in_flight.pop(run.attempt, None)
+                self._quarantine.add(run.chunk)
+
+    def _done(self, event: Done) -> None:
+        self._in_flight.pop(event.run.attempt, None)
+        if event.receipt is not None:
+            if not self._ready:
+                self._ready_since = time.monotonic()
+            self._ready.append(event.receipt)
+            for stage in self._busy:
+                self._busy[stage] += getattr(event.receipt.usage, f"{stage}_seconds")
+            self._expect(event.receipt.usage.model_seconds, event.receipt.rows)
+
+    def _learn(self, event: Progress, scorers: ScorerSet) -> None:
+        self._expect(event.busy_seconds.get("model", 0.0), event.rows)
+        scorers.stall_seconds = max(self.limits.stall_seconds, self._patience())
+
+    def _expect(self, model_seconds: float, rows: int) -> None:
+        if rows:
+            self._seconds_per_row = max(self._seconds_per_row * 0.9, model_seconds / rows)
+
+    def _patience(self) -> float:
+        return PATIENCE * self._seconds_per_row * self.plan.batch_rows
+
+    def _work_quarantine(self, *, start: bool) -> None:
+        """Take one step with the chunks under suspicion; the others go on meanwhile."""
+        if self._quarantined is None:
+            if not self._quarantine or not start:
+                return
+            if self._alone is None:
+                self._alone = self.executor.lease(
+                    replace(self.spec, job={**self.spec.job, "threads": 1}), 1, stall_seconds=self._quarantine_stall()
+                )
+            self._alone.stall_seconds = self._quarantine_stall()
+            self._quarantined = self._quarantine.next_run()
+            self._alone.submit(self._quarantined)
+        assert self._alone is not None
+        for event in self._alone.poll(0.0 if self._in_flight else POLL_SECONDS):
+            self._handle_alone(event)
+
+    def _quarantine_stall(self) -> float:
+        return max(min(QUARANTINE_SECONDS, self.limits.stall_seconds), self._patience())
+
+    def _handle_alone(self, event: Event) -> None:
+        run = self._quarantined
+        if run is None or isinstance(event, Progress):
+            return
+        if isinstance(event, Done):
+            self._quarantined = None
+            if self._quarantine.came_through(run):
+                self._done(event)
+        elif isinstance(event, Failed):
+            raise from_json(dict(event.error))
+        elif event.runs:
+            self._quarantined = None
+            self._count_unexplained(event)
+            self._quarantine.died(event, run)
+
+    def _count_unexplained(self, lost: ScorerLost) -> None:
+        if lost.step is not None and lost.step.stage in ("model", "read"):
+            return
+        crashes = self.store.jobs.count_crash_if_current(self.lease)
+        if crashes is None:
+            raise LeaseLost()
+        if crashes > MAX_CRASHES:
+            raise TooManyCrashes(
+                f"Scorers died {crashes} times without finishing a chunk: {lost.cause}.",
+                remedy="Run the same command again to go on; see the model's own output for the cause.",
+            )
+
+    def _commit_if_due(self) -> None:
+        if not self._ready:
+            return
+        waited = time.monotonic() - self._ready_since
+        if self._in_flight and waited < COMMIT_SECONDS and len(self._ready) < COMMIT_RECEIPTS:
+            return
+        self._commit()
+        if self._rejected > self.limits.max_rejected:
+            raise TooManyRejected(
+                f"{self._rejected:,} rows were rejected; the limit is {self.limits.max_rejected:,}.",
+                remedy="See why below; the same command with a higher --max-rejected goes on.",
+            )
+
+    def _commit(self) -> None:
+        receipts, self._ready = self._ready, []
+        if not self.store.ledger.commit_chunks_if_current(self.lease, receipts):
+            raise LeaseLost()
+        self._predicted += sum(receipt.predicted for receipt in receipts)
+        self._rejected += sum(receipt.rejected for receipt in receipts)
+        self.on_commit(receipts)
+
+    def _commit_quietly(self) -> None:
+        """Keep what is finished when something else goes wrong; a lost lease keeps nothing."""
+        if self._ready:
+            receipts, self._ready = self._ready, []
+            self.store.ledger.commit_chunks_if_current(self.lease, receipts)
+
+    def _end_quarantine(self) -> None:
+        if self._alone is not None:
+            self._alone.kill()
+
+    def _tell(self) -> None:
+        running = [seen for seen in self._in_flight.values() if isinstance(seen, Progress)]
+        rejected = sum(seen.rejected for seen in running) + sum(receipt.rejected for receipt in self._ready)
+        rows = sum(seen.rows for seen in running) + sum(receipt.rows for receipt in self._ready)
+        self.on_progress(
+            JobProgress(
+                stage="running",
+                total=self.plan.rows,
+                predicted=self._predicted + rows - rejected,
+                rejected=self._rejected + rejected,
+                busy_seconds=self._busy_now(running),
+                note="looking for the row that kills the scorer" if self._quarantine else None,
+            )
+        )
+
+    def _busy_now(self, running: Sequence[Progress]) -> Mapping[str, float]:
+        return {
+            stage: seconds + sum(float(seen.busy_seconds.get(stage, 0.0)) for seen in running)
+            for stage, seconds in self._busy.items()
+        }

@@ -1,0 +1,363 @@
+"""Jobs: run one here, go on with one, list, cancel.
+
+The identity of a foreground job is its absolute output: `run` first looks at what lies there and in
+the store, and then starts, goes on, says "up to date", or refuses with the difference.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tidemill.domain.errors import (
+    InvalidSpec,
+    NotFound,
+    NotTrusted,
+    OutputBusy,
+    OutputExists,
+    OutputMismatch,
+    Refused,
+    TidemillError,
+)
+from tidemill.domain.ids import new_id
+from tidemill.domain.job import ENDED, FINISHED, LEASED, Job, JobState, Lease, NewJob, Want
+from tidemill.engine.manifest import covers
+from tidemill.ports.observer import Observer
+from tidemill.ports.sink import Claim, OutputState, Sink
+from tidemill.service import outputs
+from tidemill.service.context import Context
+from tidemill.wire.spec import JobSpec, OutputSpec
+
+AskTrust = Callable[[Mapping[str, Any]], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What a person says about this run and not about the job."""
+
+    restart: bool = False
+    """Discard an unfinished job at the output, or replace what it finished (with mode overwrite)."""
+    allow_upgrade: bool = False
+    ask_trust: AskTrust = lambda model: False
+    """Called with a model that can run code and is not trusted; True trusts its digest from now on."""
+    stop_softly: Callable[[Callable[[], None]], None] = lambda stop: None
+    """Given a function that makes the worker pause after what is in flight (for Ctrl-C)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a run. `manifest` is there if the output is finished."""
+
+    job: Job | None
+    manifest: dict[str, Any] | None
+    up_to_date: bool = False
+    resumed_chunks: int = 0
+    seconds: float = 0.0
+
+
+def resolve(spec: JobSpec) -> JobSpec:
+    """The spec with absolute paths, as it is stored. Raises InvalidSpec."""
+    paths = [os.path.abspath(os.path.expanduser(path)) for path in spec.input.path]
+    update: dict[str, Any] = {
+        "input": spec.input.model_copy(update={"path": paths}),
+        "model": _absolute_model(spec.model),
+    }
+    if spec.output is not None:
+        update["output"] = outputs.resolve(spec.output)
+        _check_apart(update["output"], paths)
+    return spec.model_copy(update=update)
+
+
+def _absolute_model(model: str) -> str:
+    target, colon, name = model.rpartition(":")
+    if colon and name.isidentifier() and not os.path.exists(model):
+        return f"{os.path.abspath(target)}:{name}" if target.endswith(".py") else model
+    return os.path.abspath(os.path.expanduser(model))
+
+
+def _check_apart(output: OutputSpec, inputs: Sequence[str]) -> None:
+    for path in inputs:
+        if path == output.path or path.startswith(output.path + os.sep):
+            raise InvalidSpec(
+                f"The output {output.path} would replace the input {path}.", remedy="Choose another output."
+            )
+        if os.path.isdir(path) and output.path.startswith(path + os.sep):
+            raise InvalidSpec(
+                f"The output {output.path} lies inside the input {path}.", remedy="Choose another output."
+            )
+
+
+def identify(context: Context, spec: JobSpec, ask_trust: AskTrust) -> dict[str, Any]:
+    """The spec's model: path, digest, flavor, and that it may be loaded. Raises NotTrusted."""
+    model = context.executor.call(
+        context.entries.identify, {"path": spec.model, "flavor": spec.flavor}, preload=context.compute.preload
+    )
+    trusted = not model["carries_code"] or context.store.trust.is_trusted(model["digest"])
+    if not trusted and ask_trust(model):
+        context.store.trust.trust(model["digest"], model["path"], context.user)
+        trusted = True
+    if not trusted:
+        raise NotTrusted(
+            f"{model['path']} is a {model['flavor']} model (sha256 {model['digest'][:12]}): loading it runs code"
+            " that it carries.",
+            remedy="If you know where it comes from, say --trust; this very file is then remembered as trusted.",
+        )
+    return {**model, "trusted": model["carries_code"]}
+
+
+def run(
+    context: Context, spec: JobSpec, observers: Sequence[Observer] = (), options: RunOptions | None = None
+) -> Outcome:
+    """Score here and now, or go on with what was begun at the same output.
+
+    Raises Refused kinds when nothing was started; JobFailed kinds are in the job's `error` instead.
+    """
+    options = options or RunOptions()
+    started = time.monotonic()
+    spec = resolve(spec)
+    assert spec.output is not None, "a run without output is a preview"
+    model = identify(context, spec, options.ask_trust)
+    sink = context.open_sink(spec)
+    request = _Request(context, spec, model, sink, options)
+    found = request.settle()
+    if isinstance(found, Outcome):
+        return found
+    job, lease = found
+    worker = context.worker(observers, allow_upgrade=options.allow_upgrade)
+    options.stop_softly(worker.stop_softly.set)
+    ended = worker.run(job, lease)
+    manifest = sink.look().manifest if ended.state in FINISHED else None
+    return Outcome(job=ended, manifest=manifest, resumed_chunks=job.chunks_done, seconds=time.monotonic() - started)
+
+
+class _Request:
+    """One run command against what is at its output."""
+
+    def __init__(self, context: Context, spec: JobSpec, model: dict[str, Any], sink: Sink, options: RunOptions) -> None:
+        self.context, self.spec, self.model, self.sink, self.options = context, spec, model, sink, options
+        self.jobs = context.store.jobs
+        assert spec.output is not None
+        self.output = spec.output
+
+    def settle(self) -> tuple[Job, Lease] | Outcome:
+        """A job to run (new or resumed) with its lease, or what is finished already."""
+        state = self.sink.look()
+        if state.claim is not None:
+            job = self._unfinished(state, state.claim)
+            if job is not None:
+                return self._resume(job, state.claim)
+            state = self.sink.look()
+        if state.manifest is not None or state.occupied:
+            done = self._finished(state)
+            if done is not None:
+                return done
+        return self._start(state.claim)
+
+    def _unfinished(self, state: OutputState, claim: Claim) -> Job | None:
+        """The job that claims the output, if it can be gone on with; None once the way is free."""
+        if state.claim_live:
+            raise OutputBusy(
+                f"{self.output.path} is being written by {claim.job_id} (process {claim.pid} on {claim.host},"
+                f" since {claim.started_at}).",
+                remedy="Wait for it, or end it with: tidemill jobs cancel " + claim.job_id,
+            )
+        if claim.store != self.context.store.url:
+            if not self.options.restart:
+                raise OutputMismatch(
+                    f"{self.output.path} belongs to the unfinished {claim.job_id} of another store, {claim.store}"
+                    f" (process {claim.pid} on {claim.host}, not running).",
+                    remedy="Go on with it under that TIDEMILL_HOME, or discard it with --restart.",
+                )
+            self._clear(claim)
+            return None
+        return self._own_unfinished(claim)
+
+    def _own_unfinished(self, claim: Claim) -> Job | None:
+        try:
+            job = self.jobs.get(claim.job_id)
+        except NotFound:
+            self._clear(claim)  # Killed between the claim and the store: the job never was.
+            return None
+        if job.state in FINISHED:
+            self.sink.finish(job.id)
+            return None
+        if job.state is JobState.CANCELLED:
+            self._clear(claim)
+            return None
+        if self.options.restart and job.state is not JobState.COMMITTING:
+            cancel(self.context, job.id)
+            return None
+        return job
+
+    def _clear(self, claim: Claim) -> None:
+        self.sink.discard(claim.job_id)
+
+    def _resume(self, job: Job, claim: Claim) -> tuple[Job, Lease]:
+        self._check_same(job)
+        claimed = self.jobs.claim(job.id, self.context.worker_id)
+        if claimed is None:
+            raise OutputBusy(f"{job.id} is held by another worker, {job.worker_id}.", remedy="Wait for it.")
+        job, lease = claimed
+        try:
+            self.sink.prepare(self._claim(job.id), replace=claim)
+        except TidemillError as exc:
+            self.jobs.end_if_current(lease, JobState.FAILED, exc.to_json())
+            raise
+        return job, lease
+
+    def _check_same(self, job: Job) -> None:
+        differences = []
+        if job.model_digest != self.model["digest"]:
+            differences.append(
+                f"the model is another one (sha256 {self.model['digest'][:12]}, not {job.model_digest[:12]})"
+            )
+        differences += spec_differences(JobSpec.model_validate(job.spec), self.spec)
+        if job.plan is not None and job.state is not JobState.COMMITTING:
+            differences += self._input_differences(job)
+        if differences:
+            raise OutputMismatch(
+                f"{self.output.path} belongs to the unfinished {job.id}, and this command differs:"
+                f" {'; '.join(differences[:6])}.",
+                remedy=f"Go on with the old one by: tidemill resume {job.id}, or discard it with --restart.",
+            )
+
+    def _input_differences(self, job: Job) -> list[str]:
+        assert job.plan is not None
+        answer = self._snapshot(job.staging)
+        if answer["digest"] == job.plan["snapshot_digest"]:
+            return []
+        return answer["changes"] or ["the input's files come in another order"]
+
+    def _snapshot(self, staging: str | None = None) -> dict[str, Any]:
+        request = {"input": self.spec.input.model_dump(mode="json"), "staging": staging}
+        return self.context.executor.call(self.context.tasks.snapshot, request, preload=self.context.compute.preload)
+
+    def _finished(self, state: OutputState) -> Outcome | None:
+        """Up to date, or None if the output may be replaced or appended to. Raises OutputExists."""
+        path, mode, manifest = self.output.path, self.output.mode, state.manifest
+        if manifest is None:
+            raise OutputExists(
+                f"{path} is there already and was not published by Tidemill.",
+                remedy="Choose another output, or move it away.",
+            )
+        snapshot = self._snapshot()
+        same = covers(manifest, self.spec.digest(), self.model["digest"], snapshot["digest"])
+        if same and not self.options.restart:
+            self._check_present(manifest)
+            return Outcome(job=None, manifest=manifest, up_to_date=True)
+        if mode != "error":
+            return None
+        raise OutputExists(
+            f"{path} holds the result of {manifest['job_id']}, and this command differs:"
+            f" {'; '.join(self._manifest_differences(manifest, snapshot)) or 'it asks to start over'}.",
+            remedy="Choose another output, or say --mode overwrite or --mode append.",
+        )
+
+    def _check_present(self, manifest: Mapping[str, Any]) -> None:
+        if self.sink.published(manifest["job_id"]) is None:
+            raise OutputExists(
+                f"{self.output.path} was published by {manifest['job_id']}, but files of it are gone or changed.",
+                remedy="See which with: tidemill verify; replace it with --mode overwrite --restart.",
+            )
+
+    def _manifest_differences(self, manifest: Mapping[str, Any], snapshot: Mapping[str, Any]) -> list[str]:
+        differences = []
+        if manifest["model"]["digest"] != self.model["digest"]:
+            differences.append(f"the model is another one (sha256 {self.model['digest'][:12]})")
+        differences += spec_differences(JobSpec.model_validate(manifest["spec"]), self.spec)
+        before = manifest["snapshot"]
+        if before["digest"] != snapshot["digest"]:
+            differences.append(
+                f"the input changed ({before['files']:,} files, {before['bytes']:,} bytes then;"
+                f" {snapshot['files']:,} files, {snapshot['bytes']:,} bytes now)"
+            )
+        return differences
+
+    def _start(self, seen: Claim | None) -> tuple[Job, Lease]:
+        job_id = new_id("job")
+        self.sink.prepare(self._claim(job_id), replace=seen)
+        try:
+            return self.jobs.submit_claimed(
+                NewJob(
+                    id=job_id,
+                    name=self.spec.name or Path(self.output.path).name,
+                    spec=self.spec.model_dump(mode="json"),
+                    spec_digest=self.spec.digest(),
+                    model_digest=self.model["digest"],
+                    output=self.output.path,
+                    staging=self.sink.staging(job_id),
+                    foreground=True,
+                ),
+                self.context.worker_id,
+            )
+        except BaseException:
+            self.sink.discard(job_id)
+            raise
+
+    def _claim(self, job_id: str) -> Claim:
+        return Claim(
+            job_id=job_id,
+            store=self.context.store.url,
+            host=self.context.host,
+            pid=os.getpid(),
+            worker_lock=self.context.worker_lock,
+            output=self.output.path,
+            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+
+def spec_differences(before: JobSpec, now: JobSpec) -> list[str]:
+    """What differs between two specs of things the result depends on, for people."""
+    old, new = before.canonical(), now.canonical()
+    return [f"{key} was {old.get(key)!r} and is {new.get(key)!r}" for key in new if old.get(key) != new.get(key)]
+
+
+def resume(
+    context: Context, job_id: str, observers: Sequence[Observer] = (), options: RunOptions | None = None
+) -> Outcome:
+    """Go on with an unfinished job here. Raises NotFound, OutputBusy, Refused."""
+    job = context.store.jobs.get(job_id)
+    if job.state in ENDED:
+        raise Refused(f"{job.id} has {job.state.value.replace('_', ' ')}: there is nothing to go on with.")
+    return run(context, JobSpec.model_validate(job.spec), observers, options)
+
+
+def cancel(context: Context, job_id: str) -> Job:
+    """Ask for the end of a job and of everything it left. A live holder ends it at its next heartbeat."""
+    jobs = context.store.jobs
+    job = jobs.wish(job_id, Want.CANCEL)
+    if job.state in LEASED and job.state is not JobState.COMMITTING:
+        claimed = jobs.claim(job.id, context.worker_id)
+        if claimed is None:
+            return job
+        jobs.end_if_current(claimed[1], JobState.CANCELLED)
+        job = jobs.get(job.id)
+    if job.state is JobState.CANCELLED:
+        context.open_sink(JobSpec.model_validate(job.spec)).discard(job.id)
+    return job
+
+
+def preview(context: Context, spec: JobSpec, options: RunOptions | None = None) -> dict[str, Any]:
+    """What a run would do: schema match, first predictions, an estimate. Writes nothing."""
+    spec = resolve(spec)
+    model = identify(context, spec, (options or RunOptions()).ask_trust)
+    request = {"spec": spec.model_dump(mode="json"), "model": model, "spool": context.spool}
+    answer = context.executor.call(
+        context.tasks.preview, request, preload=(*context.compute.preload, *model["preload"])
+    )
+    return {**answer, "digest": model["digest"], "path": model["path"]}
+
+
+def rejections(context: Context, job: Job, most: int = 20) -> list[dict[str, Any]]:
+    """The first rejected rows of a job: file, row, stage, error, message."""
+    found: list[dict[str, Any]] = []
+    for receipt in context.store.ledger.receipts(job.id):
+        found += [vars(row) for row in receipt.rejections]
+        if len(found) >= most:
+            break
+    return found[:most]
