@@ -120,6 +120,17 @@ class TaskContract:
         assert answer == {"counted": 500}
         assert seen == [{"number": number} for number in range(500)]
 
+    def test_all_that_a_child_said_before_its_end_is_heard(self, executor: Executor) -> None:
+        seen: list[Mapping[str, Any]] = []
+
+        def dawdle(report: Mapping[str, Any]) -> None:
+            if not seen:
+                time.sleep(0.5)
+            seen.append(report)
+
+        assert executor.call(f"{ENTRIES}:count", {"upto": 4_000}, on_progress=dawdle) == {"counted": 4_000}
+        assert len(seen) == 4_000
+
     def test_error_of_the_task_keeps_class_message_and_remedy(self, executor: Executor) -> None:
         with pytest.raises(OutputUnwritable) as caught:
             executor.call(f"{ENTRIES}:refuse", {})

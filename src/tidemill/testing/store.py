@@ -735,6 +735,17 @@ class StoreContract:
         assert (held.job.state, held.job.want) == (JobState.QUEUED, Want.RUN)
         assert _claimed_id(store.jobs.claim_next("v")) == "job_held"
 
+    def test_a_claim_tells_wishes_too(self, hold: Callable[..., Held], store: Store) -> None:
+        held = hold(JobState.RUNNING)
+        store.jobs.wish("job_held", Want.PAUSE)
+        held.store.close()
+        claimed = store.jobs.claim_next("v")
+        assert claimed is not None
+        assert claimed[0].want is Want.PAUSE
+        store.jobs.wish("job_held", Want.RUN)
+        assert store.jobs.end_if_current(claimed[1], JobState.PAUSED)
+        assert store.jobs.get("job_held").state is JobState.QUEUED
+
     def test_a_holder_may_pause_on_its_own(self, hold: Callable[..., Held]) -> None:
         held = hold(JobState.RUNNING)
         assert held.store.jobs.end_if_current(held.lease, JobState.PAUSED)
