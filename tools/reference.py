@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
+import typer
+
+from tidemill.cli.main import app
 from tidemill.config import Settings
 from tidemill.domain import errors, job
+from tidemill.wire.spec import JobSpec
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 NOTE = "<!-- Made by `make reference` from {source}; change it there. -->"
@@ -117,7 +124,81 @@ def settings_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def commands_page() -> str:
+    """Every command with its arguments and options."""
+    lines = [
+        "# Commands",
+        "",
+        NOTE.format(source="`src/tidemill/cli/commands/`"),
+        "",
+        "Data go to stdout, progress and messages to stderr; `--json` prints one JSON document instead.",
+        "",
+        "| exit code | meaning |",
+        "|---|---|",
+        "| 0 | done, or there was nothing to do |",
+        "| 1 | failed: the job, a check, or a comparison |",
+        "| 2 | refused: nothing was started and nothing changed |",
+        "| 3 | finished, but rows were rejected (`--allow-rejected` makes it 0) |",
+        "| 130 | interrupted: what was committed is kept |",
+    ]
+    for words, command in _commands(typer.main.get_command(app), ("tidemill",)):
+        lines += ["", f"## `{' '.join(words)}`", "", *_usage(command)]
+    return "\n".join(lines) + "\n"
+
+
+def _commands(command: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    below = getattr(command, "commands", {})
+    if not below:
+        yield words, command
+    for name, each in below.items():
+        yield from _commands(each, (*words, name))
+
+
+def _usage(command: Any) -> list[str]:
+    text, _, examples = dedent(command.help or "").strip().partition("\n\n  tidemill")
+    lines = [re.sub(r"\[/?[a-z]\]", "`", text), ""]
+    if examples:
+        lines += ["```text", *(line.strip() for line in f"tidemill{examples}".splitlines()), "```", ""]
+    lines += ["| | |", "|---|---|"]
+    for parameter in command.params:
+        names = parameter.opts if parameter.param_type_name == "option" else [parameter.name.upper()]
+        meaning = re.sub(r"\[/?[a-z]\]", "`", parameter.help or "").replace("|", "\\|")
+        if "--help" not in names:
+            lines.append(f"| {', '.join(f'`{name}`' for name in names)} | {meaning} |")
+    return lines
+
+
+def spec_page() -> str:
+    """Every word of a job spec."""
+    schema = JobSpec.model_json_schema(by_alias=True)
+    lines = [
+        "# Job spec",
+        "",
+        NOTE.format(source="`src/tidemill/wire/spec.py`"),
+        "",
+        "The same words in YAML, on the command line and in Python.",
+        "`tidemill run ... --save job.yaml` writes one, `tidemill run job.yaml` runs it,",
+        "`tidemill spec schema` prints the JSON Schema.",
+        "",
+        "| word | default |",
+        "|---|---|",
+        *(f"| `{word}` | {default} |" for word, default in _words(schema, schema, "")),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _words(schema: Mapping[str, Any], node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for name, value in node.get("properties", {}).items():
+        reference = value.get("$ref") or next((each["$ref"] for each in value.get("anyOf", []) if "$ref" in each), None)
+        if reference:
+            yield from _words(schema, schema["$defs"][reference.rpartition("/")[2]], f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", f"`{json.dumps(value['default'])}`" if "default" in value else "none: must be given"
+
+
 PAGES: Mapping[str, Callable[[], str]] = {
+    "commands.md": commands_page,
+    "spec.md": spec_page,
     "errors.md": errors_page,
     "settings.md": settings_page,
     "states.md": states_page,

@@ -27,6 +27,8 @@ class ProgressView(Observer):
         self._told = time.monotonic()
         self._marks: list[tuple[float, int]] = []
         self._stage = ""
+        self._unnamed = False
+        """A job that is refused while it is planned needs no name."""
         self._busy: dict[str, float] = {}
         self._busy_seen: Mapping[str, float] = {}
 
@@ -47,11 +49,14 @@ class ProgressView(Observer):
                 f" ({job.counts.predicted + job.counts.rejected:,} rows) are already done"
             )
         else:
-            people.print(f"[dim]{job.id}[/]")
+            self._unnamed = True
 
     def job_progress(self, job: Job, progress: JobProgress) -> None:
         if self.quiet:
             return
+        if self._unnamed and progress.stage != "planning":
+            self._unnamed = False
+            people.print(f"[dim]{job.id}[/]")
         text = self._text(progress)
         if people.is_terminal:
             self._show_bar(progress, text)

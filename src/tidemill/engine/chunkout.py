@@ -101,6 +101,11 @@ class ChunkOutput:
         self.seconds["model"] += scored.model_seconds
         self.seconds["write"] += time.perf_counter() - started
 
+    @property
+    def last_rejection(self) -> str:
+        """Why a row was rejected, the last that is remembered; empty if none was."""
+        return f"{self._rejections[-1].error}: {self._rejections[-1].message}" if self._rejections else ""
+
     def close(self) -> Receipt:
         """Make the parts durable. Raises OutputUnwritable; CountsDiffer if a row went missing."""
         started = time.perf_counter()

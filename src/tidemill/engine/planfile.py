@@ -18,7 +18,7 @@ import pyarrow.ipc
 
 from tidemill.domain.errors import Damaged
 from tidemill.domain.plan import Chunk, InputFile, PlanSummary, Segment
-from tidemill.durable.files import fsync_file, fsync_folder, write_file
+from tidemill.durable.files import fsync_file, fsync_folder, translated, write_file
 
 FILES_PER_BATCH = 4_096
 CHUNKS_PER_BATCH = 64
@@ -47,7 +47,8 @@ class _Table:
 
     def _flush(self) -> None:
         if self.rows:
-            self.writer.write_batch(pa.RecordBatch.from_pylist(self.rows, schema=self.schema))
+            with translated(self.path):
+                self.writer.write_batch(pa.RecordBatch.from_pylist(self.rows, schema=self.schema))
             self.rows = []
 
     def __enter__(self) -> _Table:
@@ -57,8 +58,9 @@ class _Table:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._flush()
-        self.writer.close()
-        fsync_file(self.path)
+        with translated(self.path):
+            self.writer.close()
+            fsync_file(self.path)
 
 
 def files_table(staging: Path) -> _Table:
@@ -80,8 +82,9 @@ def write_chunks(staging: Path, chunks: Iterable[Chunk]) -> int:
 def write_summary(staging: Path, summary: PlanSummary) -> PlanSummary:
     """Seal the plan: the summary with its digest, durably."""
     sealed = replace(summary, digest=_digest(staging, summary))
-    write_file(staging / SUMMARY, json.dumps(sealed.to_json()).encode())
-    fsync_folder(staging / "plan")
+    with translated(staging / SUMMARY):
+        write_file(staging / SUMMARY, json.dumps(sealed.to_json()).encode())
+        fsync_folder(staging / "plan")
     return sealed
 
 

@@ -21,7 +21,7 @@ from tidemill.ports.flavor import Model, Predicted
 
 MESSAGE_CHARACTERS = 500
 
-OnResult = Callable[[int, int], None]
+OnResult = Callable[[int, int, str], None]
 
 
 @dataclass(kw_only=True)
@@ -38,9 +38,9 @@ class Outcome:
 class Predictor:
     """Predicts batches with one model, checked against the columns that the plan promised."""
 
-    def __init__(self, model: Model, schema: pa.Schema, on_result: OnResult = lambda good, bad: None) -> None:
+    def __init__(self, model: Model, schema: pa.Schema, on_result: OnResult = lambda good, bad, why: None) -> None:
         """`schema` are the predicted columns. `on_result` hears of every call how many rows came out
-        good and how many bad, and may raise a TidemillError to stop a hopeless batch."""
+        good, how many bad and why one of them did, and may raise a TidemillError to stop a hopeless batch."""
         self.model, self.schema, self.on_result = model, schema, on_result
 
     def predict(self, features: pa.RecordBatch, piece_rows: int | None = None) -> Outcome:
@@ -60,7 +60,7 @@ class Predictor:
         columns = self._checked(predicted, rows)
         errors = {row: ("RowError", text[:MESSAGE_CHARACTERS]) for row, text in predicted.row_errors.items()}
         good = np.arange(rows, dtype=np.int64)
-        self.on_result(rows - len(errors), len(errors))
+        self.on_result(rows - len(errors), len(errors), next((text for _, text in errors.values()), ""))
         if errors:
             good = np.setdiff1d(good, np.fromiter(errors, dtype=np.int64), assume_unique=True)
             columns = columns.take(pa.array(good))
@@ -105,7 +105,7 @@ class Predictor:
         rows = features.num_rows
         if rows == 1:
             errors[offset] = _described(cause)
-            self.on_result(0, 1)
+            self.on_result(0, 1, ": ".join(errors[offset]))
             return
         for start, stop in ((0, rows // 2), (rows // 2, rows)):
             half = features.slice(start, stop - start)

@@ -39,6 +39,9 @@ class InputSchema:
         self.decoded_bytes = 0
         self.files = 0
         self._seen: pa.Schema | None = None
+        self._first_path = ""
+        self._lacking: tuple[str, ...] = ()
+        """What the last file lacks of the columns of all before it."""
         self._fields: dict[str, pa.DataType] = {}
         self._absent: dict[str, list[str]] = {}
         """Column -> a few files that lack it."""
@@ -56,8 +59,11 @@ class InputSchema:
         self.files += 1
         self.decoded_bytes += sum(block.decoded_bytes for block in facts.blocks)
         if self._seen is not None and facts.schema.equals(self._seen):
+            for name in self._lacking:
+                self._note_absent(name, file.path)
             return
         if self._seen is None:
+            self._first_path = file.path
             self._fields = {field.name: field.type for field in facts.schema}
         else:
             self._compare(file, facts.schema)
@@ -65,16 +71,17 @@ class InputSchema:
 
     def _compare(self, file: InputFile, schema: pa.Schema) -> None:
         here = {field.name: field.type for field in schema}
-        for name in self._fields.keys() - here.keys():
+        self._lacking = tuple(name for name in self._fields if name not in here)
+        for name in self._lacking:
             self._note_absent(name, file.path)
-        for name in here.keys() - self._fields.keys():
-            self._note_absent(name, "an earlier file")
+        for name in [name for name in here if name not in self._fields]:
+            self._note_absent(name, self._first_path, files=self.files - 1)
             self._fields[name] = here[name]
         for name, kind in here.items():
             self._fields[name] = self._merge(name, self._fields[name], kind, file)
 
-    def _note_absent(self, name: str, path: str) -> None:
-        self._absent_files[name] = self._absent_files.get(name, 0) + 1
+    def _note_absent(self, name: str, path: str, files: int = 1) -> None:
+        self._absent_files[name] = self._absent_files.get(name, 0) + files
         examples = self._absent.setdefault(name, [])
         if len(examples) < EXAMPLES:
             examples.append(path)
@@ -151,7 +158,7 @@ class InputSchema:
 
     def _disagreements(self, names: set[str]) -> list[str]:
         absent = [
-            f"Column {name!r} is missing in {self._absent_files[name]:,} file(s), for example {files[0]}."
+            f"Column {name!r} is missing in {self._absent_files[name]:,} of {self.files:,} files, e.g. {files[0]}."
             for name, files in self._absent.items()
             if name in names and self._missing_matters(name)
         ]

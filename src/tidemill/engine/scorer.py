@@ -115,22 +115,23 @@ class _Guard:
         self.max_rejected, self.watch_start = max_rejected, watch_start
         self.good = self.bad = 0
 
-    def __call__(self, good: int, bad: int) -> None:
+    def __call__(self, good: int, bad: int, why: str) -> None:
         self.good += good
         self.bad += bad
         if self.watch_start and not self.good and self.bad >= HOPELESS_ROWS:
-            raise hopeless(self.bad)
+            raise hopeless(self.bad, why)
         if self.bad > self.max_rejected:
             raise TooManyRejected(
-                f"More than {self.max_rejected:,} rows were rejected, which is the limit.",
-                remedy="See why below; raise the limit with --max-rejected if that is right.",
+                f"More than {self.max_rejected:,} rows were rejected, which is the limit; the last one: {why}",
+                remedy="Mend the input or the model; the same command with a higher --max-rejected goes on.",
             )
 
 
-def hopeless(rows: int) -> TooManyRejected:
-    """The error when every row from the start was rejected."""
+def hopeless(rows: int, why: str) -> TooManyRejected:
+    """The error when every row from the start was rejected, one of them for that reason."""
     return TooManyRejected(
-        f"All of the first {rows:,} rows were rejected.", remedy="Model and input do not fit; see why below."
+        f"All of the first {rows:,} rows were rejected; the last one: {why}",
+        remedy="Model and input do not fit: look at a few rows with a preview, the same command without -o.",
     )
 
 
@@ -310,7 +311,7 @@ def progress_of(output: ChunkOutput) -> dict[str, Any]:
 def check_start(output: ChunkOutput) -> None:
     """Raises TooManyRejected if this is the job's start and nothing but rejected rows came so far."""
     if output.chunk.number == 0 and not output.predicted and output.rejected >= HOPELESS_ROWS:
-        raise hopeless(output.rejected)
+        raise hopeless(output.rejected, output.last_rejection)
 
 
 def as_error(exc: BaseException) -> TidemillError:

@@ -72,6 +72,7 @@ class Scoring:
             return None
         scorers = self.executor.lease(self.spec, self.scorers, stall_seconds=self.limits.stall_seconds)
         why: Want | None = None
+        finished = False
         try:
             while following is not None or self._in_flight or self._ready or self._quarantine:
                 why = why or self.stop()
@@ -87,12 +88,16 @@ class Scoring:
                 self._tell()
                 if why is not None and not self._in_flight and not self._ready and self._quarantined is None:
                     return why
-            scorers.release()
+            finished = True
             return None
         finally:
             self._commit_quietly()
-            scorers.kill()
-            self._end_quarantine()
+            if finished:
+                scorers.release()
+            else:
+                scorers.kill()
+            if self._alone is not None:
+                self._alone.kill()
 
     def _uncommitted(self) -> Iterator[int]:
         start = 0
@@ -216,10 +221,6 @@ class Scoring:
         if self._ready:
             receipts, self._ready = self._ready, []
             self.store.ledger.commit_chunks_if_current(self.lease, receipts)
-
-    def _end_quarantine(self) -> None:
-        if self._alone is not None:
-            self._alone.kill()
 
     def _tell(self) -> None:
         running = [seen for seen in self._in_flight.values() if isinstance(seen, Progress)]

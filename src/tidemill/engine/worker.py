@@ -11,7 +11,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,16 +23,15 @@ from tidemill.domain.errors import (
     JobFailed,
     LeaseLost,
     ModelUnusable,
-    Refused,
     RuntimeExceeded,
     Stopped,
     TidemillError,
-    TooManyCrashes,
     UpgradeRefused,
 )
 from tidemill.domain.job import Job, JobState, Lease, Want
 from tidemill.domain.plan import PlanSummary
 from tidemill.domain.receipt import Part, PartKind
+from tidemill.durable.files import translated
 from tidemill.engine.heartbeat import Heartbeat
 from tidemill.engine.manifest import build_manifest
 from tidemill.engine.scoring import Scoring, ScoringLimits
@@ -253,7 +252,7 @@ class _Run:
         if not plan.output_options.get("single_file"):
             return self.sink.assemble(self.job.id, self._parts())
         listing = Path(self.job.staging) / "out" / "parts.jsonl"
-        with listing.open("w") as file:
+        with translated(listing), listing.open("w") as file:
             file.writelines(json.dumps([part.kind, part.name]) + "\n" for _, part in self._parts())
         made = self.executor.call(
             self.worker.entries.assemble,
@@ -290,7 +289,7 @@ class _Run:
         if state is JobState.COMMITTING and self.sink.published(self.job.id) is not None:
             log.warning("publishing %s raised after all was published: %s", self.job.id, exc)
         self._must(self.store.jobs.end_if_current(self.lease, JobState.FAILED, exc.to_json()))
-        if is_final(exc):
+        if is_final(exc, planned=self.job.plan is not None):
             self.sink.discard(self.job.id)
 
     def _leave(self, why: Want) -> None:
@@ -328,12 +327,8 @@ class _Run:
             raise LeaseLost()
 
 
-def is_final(exc: TidemillError) -> bool:
-    """Whether a job that failed so cannot be resumed: another run must start anew."""
-    resumable = isinstance(exc, UpgradeRefused | TooManyCrashes)
-    return not resumable and isinstance(exc, Refused | InputChanged)
-
-
-def describe(model: Mapping[str, Any]) -> str:
-    """A model's path and digest for people."""
-    return f"{model['path']} (sha256 {model['digest'][:12]})"
+def is_final(exc: TidemillError, *, planned: bool) -> bool:
+    """Whether a job that failed so keeps nothing: another run starts anew. A planned job may have
+    committed chunks, which no refusal (an upgrade, a missing extra, a full store) throws away; one
+    without a plan has nothing that is worth keeping."""
+    return isinstance(exc, InputChanged) or not planned

@@ -78,7 +78,8 @@ class Sink(ABC):
 
     @abstractmethod
     def sweep(self, job_id: str, keep: Callable[[str], bool]) -> None:
-        """Remove files of dead attempts: names under `parts/` for which `keep` is false."""
+        """Remove files of dead attempts: those under `parts/` for which `keep` is false. It is asked with
+        names like `Part.name` ("parts/0000012.a1.predictions.parquet")."""
 
     @abstractmethod
     def assemble(self, job_id: str, parts: Iterable[tuple[int, Part]]) -> list[StagedFile]:

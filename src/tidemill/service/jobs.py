@@ -189,8 +189,9 @@ class _Request:
         if job.state is JobState.CANCELLED:
             self._clear(claim)
             return None
-        if self.options.restart and job.state is not JobState.COMMITTING:
-            cancel(self.context, job.id)
+        superseded = job.plan is None and job.spec != self.spec.model_dump(mode="json")
+        if (self.options.restart or superseded) and job.state is not JobState.COMMITTING:
+            cancel(self.context, job.id)  # Without a plan nothing was done: the new words replace the old.
             return None
         return job
 

@@ -39,7 +39,7 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
         print_json({**facts, **dict(checks), "ok": problem is None, "problem": problem})
     else:
         for name, value in [*facts.items(), *checks]:
-            data.print(f"[bold]{name:22}[/]{escape(value)}")
+            data.print(f"[bold]{name:26}[/]{escape(value)}")
         data.print(
             "[bold green]ok[/] store, child processes and pyarrow work"
             if problem is None

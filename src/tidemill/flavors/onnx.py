@@ -1,0 +1,213 @@
+"""ONNX models, run by ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from tidemill.domain.errors import ModelUnusable
+from tidemill.domain.signature import Field, ModelInfo
+from tidemill.flavors import onnx_file
+from tidemill.flavors.inputs import column_names
+from tidemill.flavors.matrix import Array, plain, strings, to_arrow, to_matrix, values
+from tidemill.flavors.onnx_outputs import Outputs, outputs_of
+from tidemill.flavors.options import PredictOptions
+from tidemill.ports.flavor import Flavor, Model, Predicted
+from tidemill.registry import missing_extra
+
+_TENSOR_TYPES = {
+    "tensor(float)": "float",
+    "tensor(double)": "double",
+    "tensor(float16)": "float",
+    "tensor(int8)": "int8",
+    "tensor(int16)": "int16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(uint8)": "uint8",
+    "tensor(uint16)": "uint16",
+    "tensor(uint32)": "uint32",
+    "tensor(uint64)": "uint64",
+    "tensor(bool)": "bool",
+    "tensor(string)": "string",
+}
+_FLOATS = {"float": "f4", "double": "f8"}
+
+_TREE_OPERATORS = frozenset({"TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"})
+_LINEAR_OPERATORS = frozenset({"LinearClassifier", "LinearRegressor"})
+_TREE_BATCH_ROWS, _LINEAR_BATCH_ROWS, _NETWORK_BATCH_ROWS = 8_192, 65_536, 1_024
+_ROWS_PER_CHUNK = 262_144
+
+
+class OnnxFlavor(Flavor):
+    """Files of one ONNX model."""
+
+    name: ClassVar[str] = "onnx"
+    preload: ClassVar[tuple[str, ...]] = ("tidemill.flavors.onnx_library",)
+
+    @classmethod
+    def matches(cls, head: bytes, path: str) -> bool:
+        return onnx_file.looks_like(head)
+
+    def load(self, path: str, options: Mapping[str, Any]) -> Model:
+        skeleton = onnx_file.read(path)
+        try:
+            import onnxruntime
+        except ModuleNotFoundError as exc:
+            raise missing_extra("onnx", exc) from exc
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+        settings.log_severity_level = 3
+        try:
+            session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+        except Exception as exc:
+            raise ModelUnusable(f"ONNX Runtime cannot load {path}: {exc}.", remedy="Export the model again.") from exc
+        return OnnxModel(session, path, PredictOptions.of(options), skeleton, onnxruntime.__version__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Input:
+    """One input of the graph: `width` columns of `type`, in a tensor of one dimension or two."""
+
+    name: str
+    type: str
+    width: int
+    flat: bool
+    half: bool = False
+
+    @staticmethod
+    def of(path: str, found: Any) -> _Input:
+        """The input that ONNX Runtime describes. Raises ModelUnusable for what cannot take rows of columns."""
+        shape, kind = list(found.shape), _TENSOR_TYPES.get(found.type)
+        if kind is None or not 1 <= len(shape) <= 2:
+            raise ModelUnusable(
+                f"{path}: the input {found.name!r} is a {found.type} of shape {shape}, not a table of columns.",
+                remedy="Export the model with inputs of shape [rows, columns].",
+            )
+        if isinstance(shape[0], int):
+            raise ModelUnusable(
+                f"{path}: the input {found.name!r} takes exactly {shape[0]} row(s).",
+                remedy="Export the model with a dynamic first dimension (dynamic_axes or dynamic_shapes).",
+            )
+        width = 1 if len(shape) == 1 else shape[1]
+        if not isinstance(width, int):
+            raise ModelUnusable(
+                f"{path}: the input {found.name!r} does not say how many columns it takes.",
+                remedy="Export the model with a fixed second dimension.",
+            )
+        half = found.type == "tensor(float16)"
+        return _Input(name=found.name, type=kind, width=width, flat=len(shape) == 1, half=half)
+
+    def tensor(self, columns: Sequence[pa.Array], names: Sequence[str]) -> Array:
+        """The columns as the tensor that the graph wants; nulls are NaN, or anything where there is none."""
+        if self.type in _FLOATS:
+            matrix = to_matrix(columns, names, order="C", dtype=_FLOATS[self.type])
+            matrix = matrix.astype(np.float16) if self.half else matrix
+        elif len(columns) == 1:
+            matrix = _vector(columns[0]).reshape(-1, 1)
+        else:
+            matrix = np.column_stack([_vector(column) for column in columns])
+        return matrix[:, 0] if self.flat else matrix
+
+
+def _vector(column: pa.Array) -> Array:
+    column = plain(column)
+    if pa.types.is_string(column.type):
+        return np.array(["" if each is None else each for each in column.to_pylist()], dtype=object)
+    if pa.types.is_boolean(column.type):
+        return values(column.fill_null(False).cast(pa.int8())).astype(bool)
+    return values(column)
+
+
+class OnnxModel(Model):
+    """A session; thread-safe, each run stays in its own thread."""
+
+    def __init__(
+        self, session: Any, path: str, options: PredictOptions, skeleton: onnx_file.Skeleton, version: str
+    ) -> None:
+        options.refuse_extra("onnx")
+        self._session = session
+        self._inputs = [_Input.of(path, each) for each in session.get_inputs()]
+        self._fields = self._columns(options)
+        try:
+            sample = self._run([_made_up(field.type) for field in self._fields])
+        except Exception as exc:
+            raise ModelUnusable(f"{path} cannot score one made-up row: {exc}.") from exc
+        self._outputs: Outputs = outputs_of(path, sample, skeleton.labels, options)
+        self._nothing = self._outputs.columns(sample, 1).slice(0, 0)
+        rule = self._outputs.rule
+        self.info = ModelInfo(
+            flavor="onnx",
+            inputs=self._fields,
+            outputs=rule.outputs,
+            task=rule.task,
+            classes=rule.labels,
+            positive_class=rule.positive,
+            layout="threads",
+            batch_rows=_batch_rows(skeleton.operators),
+            rows_per_chunk=_ROWS_PER_CHUNK,
+            libraries=(("onnxruntime", version),),
+            notes=rule.notes,
+        )
+
+    def _columns(self, options: PredictOptions) -> tuple[Field, ...]:
+        """The job's columns: one for each input of the graph, or named by the model or the user."""
+        kinds = [each.type for each in self._inputs for _ in range(each.width)]
+        known: Sequence[str] = [each.name for each in self._inputs]
+        if len(known) == 1 or len(known) != len(kinds):
+            known = self._remembered(len(kinds)) or (known if len(kinds) == 1 else [])
+        names = column_names(known, options.features, len(kinds))
+        return tuple(Field(name=name, type=kind) for name, kind in zip(names, kinds, strict=True))
+
+    def _remembered(self, count: int) -> list[str]:
+        """Feature names in the model's metadata, under `feature_names`: JSON, or separated by commas."""
+        text = self._session.get_modelmeta().custom_metadata_map.get("feature_names", "")
+        try:
+            found = json.loads(text)
+        except ValueError:
+            found = [name.strip() for name in text.split(",")]
+        fits = isinstance(found, list) and len(found) == count and all(isinstance(name, str) and name for name in found)
+        return found if fits else []
+
+    def _run(self, columns: Sequence[pa.Array]) -> dict[str, Any]:
+        feed, start = {}, 0
+        for each in self._inputs:
+            stop = start + each.width
+            feed[each.name] = each.tensor(columns[start:stop], [field.name for field in self._fields[start:stop]])
+            start = stop
+        outputs = [output.name for output in self._session.get_outputs()]
+        return dict(zip(outputs, self._session.run(outputs, feed), strict=True))
+
+    def predict(self, batch: pa.RecordBatch) -> Predicted:
+        if not batch.num_rows:
+            return Predicted(columns=self._nothing)
+        columns = self._outputs.columns(self._run(batch.columns), batch.num_rows)
+        return Predicted(columns=columns, row_errors=self._missing(batch))
+
+    def _missing(self, batch: pa.RecordBatch) -> dict[int, str]:
+        """Rows that lack a value where the graph has no way to say so: floats have NaN, others nothing."""
+        errors: dict[int, str] = {}
+        for field, column in zip(self._fields, batch.columns, strict=True):
+            if field.type in _FLOATS or not column.null_count:
+                continue
+            message = f"column {field.name!r} is missing, and for {field.type} the model knows no missing value"
+            missing = values(column.is_null().cast(pa.int8())).astype(bool)
+            for row in np.flatnonzero(missing).tolist():
+                errors.setdefault(row, message)
+        return errors
+
+
+def _made_up(kind: str) -> pa.Array:
+    if kind == "string":
+        return strings([""])
+    return to_arrow(np.zeros(1)).cast(pa.type_for_alias(kind))
+
+
+def _batch_rows(operators: frozenset[str]) -> int:
+    if operators & _TREE_OPERATORS:
+        return _TREE_BATCH_ROWS
+    return _LINEAR_BATCH_ROWS if operators & _LINEAR_OPERATORS else _NETWORK_BATCH_ROWS

@@ -1,0 +1,153 @@
+"""scikit-learn models: skops files, and pickles of whatever predicts.
+
+A skops file holds data and names of types; only types known to be harmless are built. A pickle (plain,
+or joblib's) runs code when it is loaded, so the engine asks for trust first; then the class of the object
+in it decides how it predicts. There is no fallback from one to the other.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import os
+import sys
+import warnings
+import zlib
+from collections.abc import Mapping
+from typing import Any, ClassVar
+from zipfile import BadZipFile, ZipFile
+
+from tidemill.domain.errors import MissingExtra, ModelUnusable, TidemillError
+from tidemill.flavors.lightgbm import LightGBMModel
+from tidemill.flavors.options import PredictOptions
+from tidemill.flavors.sklearn_model import ScikitModel
+from tidemill.flavors.skops_trust import load_trusted
+from tidemill.ports.flavor import Flavor, Model
+from tidemill.registry import missing_extra
+
+_EXTRAS = ("lightgbm", "sklearn", "joblib", "scipy", "skops", "pandas")
+
+
+class SklearnFlavor(Flavor):
+    """skops files: a zip with `schema.json`."""
+
+    name: ClassVar[str] = "sklearn"
+    preload: ClassVar[tuple[str, ...]] = ("tidemill.flavors.sklearn_library",)
+
+    @classmethod
+    def matches(cls, head: bytes, path: str) -> bool:
+        if not head.startswith(b"PK\x03\x04"):
+            return False
+        try:
+            with ZipFile(path) as archive:
+                return "schema.json" in archive.namelist()
+        except (BadZipFile, OSError):
+            return False
+
+    def load(self, path: str, options: Mapping[str, Any]) -> Model:
+        try:
+            import skops.io
+        except ModuleNotFoundError as exc:
+            raise missing_extra("sklearn", exc) from exc
+        loaded, notes = _loaded(path, lambda: load_trusted(path, skops.io))
+        return model_of(loaded, path, PredictOptions.of(options), notes)
+
+
+class PickleFlavor(Flavor):
+    """Pickles, joblib's and compressed ones included."""
+
+    name: ClassVar[str] = "pickle"
+    carries_code: ClassVar[bool] = True
+    preload: ClassVar[tuple[str, ...]] = ("tidemill.flavors.sklearn_library",)
+
+    @classmethod
+    def matches(cls, head: bytes, path: str) -> bool:
+        start = _decompressed(head)
+        return len(start) > 2 and start[0] == 0x80 and 2 <= start[1] <= 5 and start[2:3] in _FIRST_OPCODES
+
+    def load(self, path: str, options: Mapping[str, Any]) -> Model:
+        try:
+            import joblib  # type: ignore[import-untyped]
+        except ModuleNotFoundError as exc:
+            raise missing_extra("sklearn", exc) from exc
+        if (folder := os.getcwd()) not in sys.path:
+            sys.path.insert(0, folder)
+        loaded, notes = _loaded(path, lambda: joblib.load(path))
+        return model_of(loaded, path, PredictOptions.of(options), notes)
+
+
+_FIRST_OPCODES = tuple(bytes([code]) for code in b"\x95\x8c(]})ctcNK}XUq\x8a\x88\x89")
+"""What a pickle of protocol 2 to 5 can begin with after its header."""
+
+
+def _decompressed(head: bytes) -> bytes:
+    """The first bytes of what a compressed head holds; the head itself if it is not compressed."""
+    try:
+        if head.startswith(b"\x1f\x8b"):
+            return zlib.decompressobj(31).decompress(head, 64)
+        if head[:1] == b"\x78":
+            return zlib.decompressobj().decompress(head, 64)
+        if head.startswith(b"BZh"):
+            return bz2.BZ2Decompressor().decompress(head, 64)
+        if head.startswith((b"\xfd7zXZ", b"\x5d\x00")):
+            return lzma.LZMADecompressor().decompress(head, 64)
+    except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError):
+        return b""
+    return head
+
+
+def _loaded(path: str, load: Any) -> tuple[Any, tuple[str, ...]]:
+    """What `load` gives, and what it warned of. Raises ModelUnusable, MissingExtra, NotTrusted."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            loaded = load()
+        except TidemillError:
+            raise
+        except ModuleNotFoundError as exc:
+            raise _missing(path, exc) from exc
+        except Exception as exc:
+            raise ModelUnusable(
+                f"{path} cannot be loaded: {type(exc).__name__}: {exc}.",
+                remedy="Load it with the versions of Python and of the libraries that saved it, or save it again.",
+            ) from exc
+    return loaded, tuple(dict.fromkeys(filter(None, (_version_note(each.message) for each in caught))))
+
+
+def _missing(path: str, exc: ModuleNotFoundError) -> TidemillError:
+    top = (exc.name or "").partition(".")[0]
+    if top in _EXTRAS:
+        return missing_extra("lightgbm" if top == "lightgbm" else "sklearn", exc)
+    return MissingExtra(
+        f"{path} needs the module {exc.name!r}, which is not there.",
+        remedy="Install the package it comes from, or run in the folder that it lies in.",
+    )
+
+
+def _version_note(warning: Any) -> str | None:
+    """scikit-learn's warning that another version saved an estimator."""
+    saved = getattr(warning, "original_sklearn_version", None)
+    here = getattr(warning, "current_sklearn_version", None)
+    return f"saved by scikit-learn {saved}, loaded by {here}: values may differ" if saved else None
+
+
+def model_of(loaded: Any, path: str, options: PredictOptions, notes: tuple[str, ...]) -> Model:
+    """The model that a loaded object is, by its class. Raises ModelUnusable for what cannot predict rows."""
+    kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(loaded).__mro__}
+    if "lightgbm.basic.Booster" in kinds:
+        return LightGBMModel(loaded.model_to_string().encode(), path, options)
+    if "lightgbm.sklearn.LGBMModel" in kinds:
+        return _lightgbm(loaded, path, options)
+    if "xgboost.core.Booster" in kinds:
+        raise ModelUnusable(f"{path} holds a bare XGBoost booster.", remedy="Save the XGBClassifier or XGBRegressor.")
+    return ScikitModel(loaded, path, options, notes)
+
+
+def _lightgbm(estimator: Any, path: str, options: PredictOptions) -> Model:
+    """An LGBMClassifier or its like is its booster, plus the names of the classes."""
+    try:
+        booster = estimator.booster_
+    except Exception as exc:
+        raise ModelUnusable(f"{path} holds a {type(estimator).__name__} that is not fitted.") from exc
+    labels = list(estimator.classes_) if hasattr(estimator, "classes_") else None
+    return LightGBMModel(booster.model_to_string().encode(), path, options, labels=labels)
