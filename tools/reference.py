@@ -156,13 +156,13 @@ def _commands(command: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str,
 
 def _usage(command: Any) -> list[str]:
     text, _, examples = dedent(command.help or "").strip().partition("\n\n  tidemill")
-    lines = [re.sub(r"\[/?[a-z]\]", "`", text), ""]
+    lines = [re.sub(r"\[/?[a-z]?\]", "`", text), ""]
     if examples:
         lines += ["```text", *(line.strip() for line in f"tidemill{examples}".splitlines()), "```", ""]
     lines += ["| | |", "|---|---|"]
     for parameter in command.params:
         names = parameter.opts if parameter.param_type_name == "option" else [parameter.name.upper()]
-        meaning = re.sub(r"\[/?[a-z]\]", "`", parameter.help or "").replace("|", "\\|")
+        meaning = re.sub(r"\[/?[a-z]?\]", "`", parameter.help or "").replace("|", "\\|")
         if "--help" not in names:
             lines.append(f"| {', '.join(f'`{name}`' for name in names)} | {meaning} |")
     return lines

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tidemill.executors.children import quote
 from tidemill.executors.death import Death, describe, explain
+from tidemill.executors.log import quote
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ class _Planner:
         assert self.spec.output is not None
         name, options = self.spec.output.format, dict(self.spec.output.options)
         encoder = registry.encoders.get(name)(options)
-        _check_writable(encoder, columns.predictions)
+        check_writable(encoder, columns.predictions)
         rejected = _rejected_schema(encoder, columns.read)
         return {"format": name, "options": options, "rejected": rejected}
 
@@ -226,7 +226,8 @@ def _chain(first: InputFile, rest: Iterator[InputFile]) -> Iterator[InputFile]:
     yield from rest
 
 
-def _check_writable(encoder: Encoder, schema: pa.Schema) -> None:
+def check_writable(encoder: Encoder, schema: pa.Schema) -> None:
+    """Raises UnsupportedType naming the columns that the output format cannot hold unchanged."""
     bad = encoder.unwritable(schema)
     if bad:
         listed = "; ".join(f"{column.column} ({column.type})" for column in bad[:5])

@@ -16,6 +16,7 @@ from tidemill.domain.errors import InputUnreadable, NotFound
 from tidemill.domain.plan import Block, Chunk, InputFile, PlanSummary, Segment
 from tidemill.engine import models
 from tidemill.engine.batching import read_batches
+from tidemill.engine.planner import check_writable
 from tidemill.engine.predicting import Predictor, features_of
 from tidemill.engine.schema import Columns, InputSchema
 from tidemill.ports.flavor import Model
@@ -48,6 +49,8 @@ def preview(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     facts = source.examine(first, infer=schema.needs_inference)
     schema.add(first, facts)
     columns = schema.resolve()
+    if spec.output is not None:
+        check_writable(registry.encoders.get(spec.output.format)(spec.output.options), columns.predictions)
     files, size = 1, first.size_bytes
     for file in listed:
         files, size = files + 1, size + file.size_bytes

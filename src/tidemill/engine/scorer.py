@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -211,6 +213,10 @@ class Pipeline:
             stage()
         except MemoryError as exc:
             self.send({"memory": str(exc) or "out of memory"})
+        except BaseException:
+            # The log of this child is what the worker explains its death with.
+            traceback.print_exc()
+            sys.stderr.flush()
         finally:
             os._exit(70)
 

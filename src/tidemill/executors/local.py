@@ -18,8 +18,9 @@ from tidemill.domain.errors import ChildDied, ModelUnusable, Stopped, TidemillEr
 from tidemill.domain.receipt import Receipt
 from tidemill.executors.channel import Message
 from tidemill.executors.child import RUN_SCORER, RUN_TASK
-from tidemill.executors.children import Child, Zygote, quote, wait_for
+from tidemill.executors.children import Child, Zygote, wait_for
 from tidemill.executors.death import Death, out_of_memory
+from tidemill.executors.log import quote
 from tidemill.ports.executor import (
     ChunkRun,
     Done,
