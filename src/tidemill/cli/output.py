@@ -86,6 +86,11 @@ def bytes_text(size: float) -> str:
     return f"{size:,.1f} TB"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: "1 file", "2,000 files"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def seconds_text(seconds: float) -> str:
     """A time as people read it: "3.2 s", "4 min 10 s", "2 h 5 min"."""
     if seconds < 60:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.markup import escape
@@ -15,6 +15,7 @@ from tidemill.cli.output import (
     EXIT_INTERRUPTED,
     EXIT_REJECTIONS,
     bytes_text,
+    counted,
     exit_code,
     people,
     print_error,
@@ -120,7 +121,7 @@ def _print_summary(context: Context, outcome: jobs.Outcome, manifest: Mapping[st
     people.print(f"[bold green]done[/] {escape(path)}")
     people.print(f"  rows       {counts_text(counts)}")
     people.print(f"  took       {_took(outcome, manifest)}")
-    people.print(f"  columns    {escape(', '.join(column['name'] for column in manifest['schema'][:12]))}")
+    people.print(f"  columns    {escape(_few([column['name'] for column in manifest['schema']]))}")
     for note in (outcome.job.plan or {}).get("warnings", ()) if outcome.job else ():
         people.print(f"  [yellow]note[/]       {escape(note)}")
     if counts["rejected"]:
@@ -131,6 +132,13 @@ def _print_summary(context: Context, outcome: jobs.Outcome, manifest: Mapping[st
     people.print("[dim]read it:[/]")
     for line in READERS[manifest["format"]]:
         people.print(f"  {escape(line.format(path=path, glob=_glob(manifest, path)))}")
+
+
+def _few(names: Sequence[str]) -> str:
+    """Names of columns, the middle left out if they are many: what the model wrote comes last."""
+    if len(names) <= 12:
+        return ", ".join(names)
+    return ", ".join([*names[:6], f"({len(names) - 11:,} more)", *names[-5:]])
 
 
 def _top(output: str, name: str) -> str:
@@ -180,13 +188,14 @@ def print_preview(answer: Mapping[str, Any], spec: JobSpec, command: str, *, as_
         print_json(answer)
         return
     model = answer["model"]
-    kind = f"{model['flavor']}, {model['task']}, sha256 {answer['digest'][:12]}"
+    task = "" if model["task"] == "other" else f" {model['task']}"
+    kind = f"{model['flavor']}{task}, sha256 {answer['digest'][:12]}"
     people.print(f"[bold]model[/]    {escape(_short(answer['path']))}: {kind}")
     people.print(
-        f"[bold]input[/]    {answer['files']:,} {answer['source']} file(s), {bytes_text(answer['bytes'])};"
+        f"[bold]input[/]    {counted(answer['files'], answer['source'] + ' file')}, {bytes_text(answer['bytes'])};"
         f" {answer['rows_in_first_file']:,} rows in {escape(_short(answer['first_file']))}"
     )
-    people.print(f"[bold]match[/]    all {len(answer['features'])} columns that the model needs are there")
+    people.print(f"[bold]match[/]    {counted(len(answer['features']), 'column')} for the model, all there")
     for note in model["notes"]:
         people.print(f"[yellow]note[/]     {escape(note)}")
     if answer["rejected"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import signal
 import sys
@@ -23,6 +24,9 @@ from tidemill.cli.summary import print_outcome, print_preview
 from tidemill.domain.errors import InvalidSpec, NotFound
 from tidemill.service import jobs
 from tidemill.wire.spec import JobSpec, invalid_words
+
+OUTER_COMMA = r",(?![^()\[\]]*[)\]])"
+"""One that does not stand inside the brackets of a type."""
 
 SPEC_ENDINGS = (".yaml", ".yml", ".json")
 
@@ -103,7 +107,7 @@ def run(
         "id": _names(id),
         "keep": keep,
         "features": _names(features),
-        "schema": _pairs(schema.split(",")) if schema else None,
+        "schema": _pairs(re.split(OUTER_COMMA, schema)) if schema else None,
         "input": {"path": inputs or None, "format": input_format, "options": _pairs(input_option or []) or None},
         "output": {"path": out, "mode": mode},
         "predict": {"probabilities": probabilities or None, "threshold": threshold},
@@ -176,9 +180,11 @@ def _read_spec(path: Path) -> dict[str, Any]:
     try:
         words = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise NotFound(f"There is no job spec {path}.") from None
+        raise NotFound(
+            f"There is no job spec {path}.", remedy="`tidemill run MODEL INPUT -o OUT --save FILE` writes one."
+        ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
-        raise InvalidSpec(f"{path} cannot be read: {exc}") from exc
+        raise InvalidSpec(f"{path} cannot be read: {exc}", remedy="Mend the file; it must be YAML or JSON.") from exc
     if not isinstance(words, dict):
         raise InvalidSpec(f"{path} is not a job spec.", remedy="See `tidemill spec schema`.")
     return words
@@ -212,7 +218,7 @@ def _pairs(items: list[str]) -> dict[str, Any]:
     for item in items:
         key, equals, value = item.partition("=")
         if not equals:
-            raise InvalidSpec(f"{item!r} is not of the form NAME=VALUE.")
+            raise InvalidSpec(f"{item!r} is not of the form NAME=VALUE.", remedy="See `tidemill run --help`.")
         pairs[key.strip()] = yaml.safe_load(value) if value in ("true", "false") else value
     return pairs
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tidemill.bootstrap.wiring import opened
-from tidemill.cli.output import bytes_text, people, print_json
+from tidemill.cli.output import bytes_text, counted, people, print_json
 from tidemill.cli.summary import counts_text
 from tidemill.service import outputs
 
@@ -26,4 +26,4 @@ def verify(
         print_json({key: answer[key] for key in ("files", "bytes", "counts", "problems")})
         return
     size, counts = bytes_text(answer["bytes"]), counts_text(answer["counts"])
-    people.print(f"[bold green]whole[/] {answer['files']:,} files, {size}: {counts}")
+    people.print(f"[bold green]whole[/] {counted(answer['files'], 'file')}, {size}: {counts}")

@@ -1,0 +1,42 @@
+"""Ledger, leases, checks and progress: the share of the process that does only that."""
+
+from __future__ import annotations
+
+import statistics
+
+import contestants
+import data
+from report import Ratio, Report
+
+SMALL_CHUNK_ROWS = 2_000
+
+
+def run(*, rows: int, rounds: int) -> Report:
+    """The worker process never touches data, so its CPU is the overhead.
+
+    Once with the chunks that Tidemill chooses, once with far too small ones for the price of one chunk;
+    and the bare start of the command, which a longer job spreads thinner.
+    """
+    report = Report(
+        scenario="overhead",
+        question="what share of the CPU goes into ledger, leases, checks and progress?",
+        sizes={"rows": rows, "trees": 200, "small_chunk_rows": SMALL_CHUNK_ROWS, "rounds": rounds},
+    )
+    model, source = data.model_file(trees=200, leaves=63), data.input_folder(rows)
+    for _ in range(rounds):
+        report.add("own chunks", contestants.tidemill(model, source))
+        report.add("small chunks", contestants.tidemill(model, source, "--rows-per-chunk", str(SMALL_CHUNK_ROWS)))
+        report.add("start of the command", contestants.tidemill_start())
+    started = report.median("start of the command", "root_cpu_seconds")
+    shares = [one["root_cpu_seconds"] / one["cpu_seconds"] for one in report.runs["own chunks"]]
+    running = [(one["root_cpu_seconds"] - started) / one["cpu_seconds"] for one in report.runs["own chunks"]]
+    grown = report.median("small chunks", "root_cpu_seconds") - report.median("own chunks", "root_cpu_seconds")
+    all_grown = report.median("small chunks", "cpu_seconds") - report.median("own chunks", "cpu_seconds")
+    chunks = rows / SMALL_CHUNK_ROWS
+    report.ratios = [
+        Ratio(name="CPU of the worker process / CPU of all", value=statistics.median(shares), target=0.03),
+        Ratio(name="the same without the start of the command", value=statistics.median(running)),
+        Ratio(name="milliseconds of the worker's CPU per chunk", value=1000 * grown / chunks),
+        Ratio(name="milliseconds of all CPU per chunk", value=1000 * all_grown / chunks),
+    ]
+    return report
