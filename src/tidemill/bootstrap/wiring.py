@@ -47,10 +47,13 @@ def open_sink(spec: JobSpec) -> Sink:
 
 
 @contextmanager
-def opened(settings: Settings | None = None) -> Iterator[Context]:
-    """A context on this machine; its children and connections end with the block."""
+def opened(settings: Settings | None = None, *, children: bool = True) -> Iterator[Context]:
+    """A context on this machine; its children and connections end with the block.
+
+    Use cases that only ask the store say `children=False`: nothing is started before it is needed.
+    """
     settings = settings or Settings()
-    executor = LocalExecutor(preload=PRELOAD)
+    executor = LocalExecutor(preload=PRELOAD, eager=children)
     try:
         store = open_store(
             settings.home, lease_seconds=settings.lease_seconds, heartbeat_seconds=settings.heartbeat_seconds

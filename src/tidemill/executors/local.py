@@ -58,7 +58,8 @@ MEMORY_REMEDY = "Give it more memory or less to do at a time (fewer scorers, few
 
 
 class LocalExecutor(Executor):
-    """Children forked from one zygote, which starts at once and imports `preload` meanwhile.
+    """Children forked from one zygote, which starts at once and imports `preload` meanwhile; one that is
+    not `eager` starts it with the first child, for commands that may need none.
 
     Construct it in a thread that lives as long as the executor is used, usually the main thread: when
     that thread ends the kernel kills every child. `call` is thread-safe; a set belongs to one thread.
@@ -66,9 +67,18 @@ class LocalExecutor(Executor):
 
     name: ClassVar[str] = "local"
 
-    def __init__(self, *, preload: Iterable[str] = (), start_seconds: float = START_SECONDS) -> None:
-        self._zygote = Zygote(preload)
+    def __init__(
+        self, *, preload: Iterable[str] = (), start_seconds: float = START_SECONDS, eager: bool = True
+    ) -> None:
+        self._preload = tuple(preload)
         self._start_seconds = start_seconds
+        self._started: Zygote | None = Zygote(self._preload) if eager else None
+
+    @property
+    def _zygote(self) -> Zygote:
+        if self._started is None:
+            self._started = Zygote(self._preload)
+        return self._started
 
     def call(
         self,
@@ -103,10 +113,12 @@ class LocalExecutor(Executor):
         return leased
 
     def kill(self) -> None:
-        self._zygote.kill()
+        if self._started is not None:
+            self._started.kill()
 
     def close(self) -> None:
-        self._zygote.close()
+        if self._started is not None:
+            self._started.close()
 
 
 class _Task:

@@ -30,7 +30,7 @@ def list_jobs(
 
     tidemill jobs list --state failed
     """
-    with opened() as context:
+    with opened(children=False) as context:
         found = context.store.jobs.list(states=state or (), limit=limit)
     if json:
         print_json([job_json(job) for job in found])
@@ -50,7 +50,7 @@ def list_jobs(
 @app.command()
 def show(job: JobId, json: Json = False) -> None:
     """Show one job: state, counts, what failed, how to go on."""
-    with opened() as context:
+    with opened(children=False) as context:
         found = context.store.jobs.get(job)
         rejections = jobs.rejections(context, found)
     if json:
@@ -86,7 +86,7 @@ def _print_job(job: Job) -> None:
 @app.command()
 def cancel(job: JobId, json: Json = False) -> None:
     """End a job and remove everything it left. Published outputs are never touched."""
-    with opened() as context:
+    with opened(children=False) as context:
         found = jobs.cancel(context, job)
     if json:
         print_json(job_json(found))
