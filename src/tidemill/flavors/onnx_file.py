@@ -92,7 +92,8 @@ def _skeleton(whole: memoryview) -> Skeleton:
 
 
 def _node(node: Buffer) -> tuple[str, tuple[str | int, ...]]:
-    operator, labels = "", ()
+    operator = ""
+    labels: tuple[str | int, ...] = ()
     for field, _, value in _fields(node):
         if isinstance(value, int):
             continue

@@ -20,7 +20,9 @@ _KINDS = {"f2": "float", "f4": "float", "f8": "double", "b1": "bool"}
 class Outputs(Protocol):
     """Turns what a run gave into columns."""
 
-    rule: Rule
+    @property
+    def rule(self) -> Rule:
+        """What is written."""
 
     def columns(self, found: Mapping[str, Any], rows: int) -> pa.RecordBatch:
         """The predictions of so many rows. Raises ValueError if the graph gave another number."""

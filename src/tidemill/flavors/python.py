@@ -119,7 +119,11 @@ def _class_at(path: str) -> type:
     kind = getattr(module, name, None)
     if not isinstance(kind, type):
         what = "no class" if kind is None else f"a {type(kind).__name__}, not a class,"
-        raise ModelUnusable(f"{getattr(module, '__file__', target)} has {what} called {name}.")
+        classes = [other for other, found in vars(module).items() if hasattr(found, "predict")]
+        raise ModelUnusable(
+            f"{getattr(module, '__file__', target)} has {what} called {name}.",
+            remedy=f"It has: {', '.join(classes[:10])}." if classes else "Give module:Class with a method predict.",
+        )
     return kind
 
 
