@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import TracebackType
 
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
+from rich.table import Column
 
 from tidemill.cli.output import people, seconds_text
 from tidemill.domain.job import Job
@@ -15,6 +16,7 @@ from tidemill.ports.observer import JobProgress, Observer
 
 LINE_SECONDS = 5.0
 RATE_SECONDS = 10.0
+BAR_COLUMNS = 16
 
 
 class ProgressView(Observer):
@@ -74,18 +76,22 @@ class ProgressView(Observer):
 
     def _show_bar(self, progress: JobProgress, text: str) -> None:
         if self._bar is None:
+            most = max(20, people.width - BAR_COLUMNS - 8)
             self._bar = Progress(
-                BarColumn(bar_width=30),
+                BarColumn(bar_width=BAR_COLUMNS),
                 TaskProgressColumn(),
-                TextColumn("{task.description}"),
+                TextColumn(
+                    "{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", max_width=most)
+                ),
                 console=people,
                 transient=True,
             )
             self._task = self._bar.add_task(text, total=None)
             self._bar.start()
-        done = progress.predicted + progress.rejected
         assert self._task is not None
-        self._bar.update(self._task, description=text, total=progress.total or None, completed=done)
+        self._bar.update(self._task, description=text)
+        if progress.stage == "running":
+            self._bar.update(self._task, total=progress.total, completed=progress.predicted + progress.rejected)
 
     def _stop_bar(self) -> None:
         if self._bar is not None:
@@ -95,14 +101,18 @@ class ProgressView(Observer):
     def _text(self, progress: JobProgress) -> str:
         if progress.stage == "planning":
             return f"planning: {progress.files:,} files" if progress.files else "planning"
+        if progress.stage != "running":
+            return progress.stage
         done = progress.predicted + progress.rejected
         rate = self._rate(done)
-        words = [f"{progress.stage}: {done:,} of {progress.total:,} rows"]
+        words = [f"{done:,} of {progress.total:,} rows"]
+        if not people.is_terminal:
+            words[0] = f"running: {words[0]}"
+        if progress.rejected:
+            words.append(f"[yellow]{progress.rejected:,} rejected[/]")
         if rate:
             words.append(f"{rate:,.0f} rows/s")
             words.append(f"{seconds_text((progress.total - done) / rate)} left")
-        if progress.rejected:
-            words.append(f"[yellow]{progress.rejected:,} rejected[/]")
         if bound := self._bound(progress.busy_seconds):
             words.append(f"[dim]bound by {bound}[/]")
         if progress.note:

@@ -148,7 +148,7 @@ def _top(output: str, name: str) -> str:
 def _took(outcome: jobs.Outcome, manifest: Mapping[str, Any]) -> str:
     usage = manifest["usage"]
     words = [seconds_text(outcome.seconds)]
-    if outcome.seconds > 0 and not outcome.resumed_chunks:
+    if manifest["counts"]["total"] >= 1_000 and not outcome.resumed_chunks:
         words.append(f"{manifest['counts']['total'] / outcome.seconds:,.0f} rows/s")
     words.append(f"{usage.get('cpu_seconds', 0.0):,.1f} s CPU in scorers")
     words.append(f"{bytes_text(usage.get('peak_memory_bytes', 0))} peak in a scorer")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_NA_TEXT = pa.array(
-    ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"]
-    + ["NULL", "NaN", "None", "n/a", "nan", "null"]
-)
-"""Text that pandas reads as missing in a column of numbers."""
+TextCast = Callable[[pa.Array, pa.DataType], tuple[pa.Array, Sequence[int]]]
+"""Casts text as its source does: the column, null where a value does not fit, and those positions."""
 
 
 def type_of(name: str) -> pa.DataType:
@@ -46,7 +44,7 @@ def can_cast(found: pa.DataType, wanted: pa.DataType, *, text: bool) -> bool:
     if _is_text(wanted):
         return _is_text(found) or text or not pa.types.is_nested(found)
     if _is_text(found):
-        return text
+        return text and can_parse(wanted)
     numeric = _is_number(found) or pa.types.is_boolean(found)
     if _is_number(wanted):
         return numeric
@@ -57,6 +55,15 @@ def can_cast(found: pa.DataType, wanted: pa.DataType, *, text: bool) -> bool:
     return False
 
 
+def can_parse(wanted: pa.DataType) -> bool:
+    """Whether text can become this type."""
+    try:
+        pc.cast(pa.array([], pa.string()), wanted)
+    except pa.ArrowNotImplementedError:
+        return False
+    return True
+
+
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
@@ -65,18 +72,22 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
-def cast_rows(column: pa.Array, wanted: pa.DataType) -> tuple[pa.Array, np.ndarray[Any, Any] | None]:
+def cast_rows(
+    column: pa.Array, wanted: pa.DataType, cast_text: TextCast | None = None
+) -> tuple[pa.Array, np.ndarray[Any, Any] | None]:
     """The column as `wanted`, and a mask of the rows (bool, True = bad) that do not fit, or None.
 
     Bad rows are null in the result. Numbers go to floating point as the nearest value; floating point
-    goes to integers only without a fraction, NaN as null.
+    goes to integers only without a fraction, NaN as null. Text goes through `cast_text`, if given.
     """
     if column.type == wanted:
         return column, None
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if _is_text(column.type) and not _is_text(wanted):
-        column = _without_na(column)
+    if cast_text is not None and _is_text(column.type) and not _is_text(wanted):
+        cast, positions = cast_text(column, wanted)
+        bad = np.isin(np.arange(len(column)), positions)
+        return cast, bad if bad.any() else None
     if pa.types.is_floating(column.type) and pa.types.is_integer(wanted):
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
     loose = pa.types.is_floating(wanted) and not _is_text(column.type)
@@ -84,11 +95,6 @@ def cast_rows(column: pa.Array, wanted: pa.DataType) -> tuple[pa.Array, np.ndarr
         return pc.cast(column, wanted, safe=not loose), None
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return _cast_each(column, wanted, loose)
-
-
-def _without_na(column: pa.Array) -> pa.Array:
-    trimmed = pc.utf8_trim_whitespace(column)
-    return pc.if_else(pc.is_in(trimmed, value_set=_NA_TEXT.cast(trimmed.type)), pa.scalar(None, trimmed.type), trimmed)
 
 
 def _cast_each(column: pa.Array, wanted: pa.DataType, loose: bool) -> tuple[pa.Array, np.ndarray[Any, Any]]:

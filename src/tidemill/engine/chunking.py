@@ -42,7 +42,10 @@ class _Piece:
 
 
 def cut_chunks(files: Iterable[tuple[int, InputFile, Iterable[Block]]], borders: Borders) -> Iterator[Chunk]:
-    """Chunks over (file number, file, its blocks), in order; every row of every block once."""
+    """Chunks over (file number, file, its blocks), in order; every row of every block once.
+
+    Without any row there is one chunk without segments: its part gives the output its columns.
+    """
     number, rows, size = 0, 0, 0
     segments: list[Segment] = []
     for piece in _pieces(files, borders):
@@ -56,7 +59,7 @@ def cut_chunks(files: Iterable[tuple[int, InputFile, Iterable[Block]]], borders:
             if rows >= borders.rows or (size >= borders.decoded_bytes and not borders.exact):
                 yield Chunk(number=number, segments=tuple(segments))
                 number, rows, size, segments = number + 1, 0, 0, []
-    if segments:
+    if segments or number == 0:
         yield Chunk(number=number, segments=tuple(segments))
 
 

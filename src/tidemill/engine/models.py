@@ -126,7 +126,10 @@ def _source_file(module: str) -> Path:
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError) as exc:
-        raise NotFound(f"The module {module!r} cannot be found: {exc}.") from exc
+        raise NotFound(
+            f"The module {module!r} cannot be found: {exc}.",
+            remedy="Run from the folder it lies in, or install it.",
+        ) from exc
     if spec is None or not spec.origin or not os.path.isfile(spec.origin):
         raise NotFound(f"There is no module {module!r}.", remedy="Run from the folder it lies in, or install it.")
     return Path(spec.origin)

@@ -13,11 +13,10 @@ from typing import Any
 import pyarrow as pa
 
 from tidemill import registry
-from tidemill.domain.errors import InvalidSpec, NotFound, TooLarge, UnsupportedType
+from tidemill.domain.errors import InputUnreadable, NotFound, TooLarge, UnsupportedType
 from tidemill.domain.plan import Block, InputFile, PlanSummary
 from tidemill.domain.signature import ModelInfo
 from tidemill.engine import models, planfile
-from tidemill.engine.casting import type_of
 from tidemill.engine.chunking import BYTES_PER_CHUNK, Borders, cut_chunks
 from tidemill.engine.schema import Columns, InputSchema
 from tidemill.ports.encoder import Encoder
@@ -76,13 +75,24 @@ class _Listing:
 
     def __iter__(self) -> Iterator[InputFile]:
         for file in registry.list_inputs()(self.paths, self.suffixes):
+            _check_name(file.path)
             self.files += 1
             self.bytes += file.size_bytes
-            self._hash.update(f"{file.path}\0{file.size_bytes}\0{file.mtime_ns}\n".encode(errors="surrogateescape"))
+            self._hash.update(f"{file.path}\0{file.size_bytes}\0{file.mtime_ns}\n".encode())
             yield file
 
     def digest(self) -> str:
         return self._hash.hexdigest()
+
+
+def _check_name(path: str) -> None:
+    """Results name the file of a rejected row, and are UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise InputUnreadable(
+            f"The name of the file {path!a} is not UTF-8.", remedy="Rename it, or leave it out."
+        ) from None
 
 
 def _with_progress(files: _Listing, progress: Progress) -> Iterator[InputFile]:
@@ -132,7 +142,7 @@ class _Planner:
         if source_name == "auto":
             source_name = registry.detect_format()(first)
         source = registry.sources.get(source_name)(self.spec.input.options, self.staging / "spool")
-        schema = InputSchema(self.info, self.spec, typed=source.typed)
+        schema = InputSchema(self.info, self.spec, source)
         rows, chunks = self._write_files_and_chunks(source, schema, first, files)
         columns = schema.resolve()
         output = self._output(columns, source)
@@ -254,12 +264,3 @@ def unpack_schema(text: str) -> pa.Schema:
 def _libraries(info: ModelInfo) -> tuple[tuple[str, str], ...]:
     names = {"tidemill": "", "pyarrow": "", "numpy": "", **dict(info.libraries)}
     return tuple(sorted(models.versions(names).items()))
-
-
-def check_types_named(schema: Mapping[str, str]) -> None:
-    """Raises InvalidSpec for a type in `--schema` that Arrow does not know."""
-    for column, name in schema.items():
-        try:
-            type_of(name)
-        except ValueError as exc:
-            raise InvalidSpec(f"Column {column}: {exc}.", remedy='For example "int64", "double", "string".') from exc

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from tidemill.domain.errors import TidemillError
 from tidemill.engine.batching import BadRow
-from tidemill.engine.casting import cast_rows, type_of
+from tidemill.engine.casting import TextCast, cast_rows, type_of
 from tidemill.ports.flavor import Model, Predicted
 
 MESSAGE_CHARACTERS = 500
@@ -150,7 +150,10 @@ def _described(exc: Exception) -> tuple[str, str]:
 
 
 def features_of(
-    data: pa.RecordBatch, numbers: np.ndarray[Any, Any], inputs: tuple[tuple[str, str], ...]
+    data: pa.RecordBatch,
+    numbers: np.ndarray[Any, Any],
+    inputs: tuple[tuple[str, str], ...],
+    cast_text: TextCast | None = None,
 ) -> tuple[pa.RecordBatch, np.ndarray[Any, Any] | None, list[BadRow]]:
     """The model's columns of a batch, cast; which rows fit (mask, None = all), and those that do not."""
     columns, bad = [], []
@@ -160,7 +163,7 @@ def features_of(
         if kind == "any":
             columns.append(column)
             continue
-        cast, mask = cast_rows(column, type_of(kind))
+        cast, mask = cast_rows(column, type_of(kind), cast_text)
         columns.append(cast)
         if mask is not None:
             fresh = mask if bad_mask is None else mask & ~bad_mask

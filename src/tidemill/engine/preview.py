@@ -45,7 +45,7 @@ def preview(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         raise NotFound("The input has no files.", remedy="Check the path; names that begin with . or _ are left out.")
     name = spec.input.format if spec.input.format != "auto" else registry.detect_format()(first)
     source = registry.sources.get(name)(spec.input.options, Path(request["spool"]))
-    schema = InputSchema(model.info, spec, typed=source.typed)
+    schema = InputSchema(model.info, spec, source)
     facts = source.examine(first, infer=schema.needs_inference)
     schema.add(first, facts)
     columns = schema.resolve()
@@ -110,10 +110,11 @@ class _Sample:
         )
         if not self.rows:
             return {"rows": [], "rejected": 0, "rejections": [], "seconds_per_row": 0.0}
+        cast_text = None if self.source.typed else self.source.cast_text
         batch = next(read_batches(self.source, self.chunk, plan, self.columns.read))
         inputs = tuple((field.name, field.type) for field in self.columns.inputs)
         predicted_schema = pa.schema(list(self.columns.predictions)[len(plan.kept) :])
-        features, fits, unfit = features_of(batch.data, batch.numbers, inputs)
+        features, fits, unfit = features_of(batch.data, batch.numbers, inputs, cast_text)
         kept = batch.data.select(plan.kept)
         if fits is not None:
             features, kept = features.filter(pa.array(fits)), kept.filter(pa.array(fits))

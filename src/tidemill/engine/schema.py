@@ -11,7 +11,7 @@ import pyarrow as pa
 from tidemill.domain.errors import InvalidSpec, SchemaMismatch
 from tidemill.domain.plan import InputFile
 from tidemill.domain.signature import Field, ModelInfo
-from tidemill.engine.casting import can_cast, type_of
+from tidemill.engine.casting import can_cast, can_parse, type_of
 from tidemill.ports.source import FileFacts, Source
 from tidemill.wire.spec import JobSpec
 
@@ -34,11 +34,13 @@ class Columns:
 class InputSchema:
     """Collects the schemas of all files, remembers disagreements, and settles on one."""
 
-    def __init__(self, info: ModelInfo, spec: JobSpec, *, typed: bool) -> None:
-        self.info, self.spec, self.typed = info, spec, typed
+    def __init__(self, info: ModelInfo, spec: JobSpec, source: Source | type[Source]) -> None:
+        self.info, self.spec = info, spec
+        self.typed, self.fixed_columns = source.typed, source.fixed_columns
         self.decoded_bytes = 0
         self.files = 0
         self._seen: pa.Schema | None = None
+        self._filled = 0
         self._first_path = ""
         self._lacking: tuple[str, ...] = ()
         """What the last file lacks of the columns of all before it."""
@@ -55,8 +57,11 @@ class InputSchema:
         return not self.typed and (self.info.takes_all or any(f.type == "any" for f in self.info.inputs))
 
     def add(self, file: InputFile, facts: FileFacts) -> None:
-        """Take one more file into account."""
+        """Take one more file into account. One without rows and columns lacks nothing."""
         self.files += 1
+        if not facts.rows and not len(facts.schema):
+            return
+        self._filled += 1
         self.decoded_bytes += sum(block.decoded_bytes for block in facts.blocks)
         if self._seen is not None and facts.schema.equals(self._seen):
             for name in self._lacking:
@@ -75,7 +80,7 @@ class InputSchema:
         for name in self._lacking:
             self._note_absent(name, file.path)
         for name in [name for name in here if name not in self._fields]:
-            self._note_absent(name, self._first_path, files=self.files - 1)
+            self._note_absent(name, self._first_path, files=self._filled - 1)
             self._fields[name] = here[name]
         for name, kind in here.items():
             self._fields[name] = self._merge(name, self._fields[name], kind, file)
@@ -99,6 +104,10 @@ class InputSchema:
 
     def resolve(self) -> Columns:
         """Settle. Raises SchemaMismatch listing everything that is wrong, InvalidSpec."""
+        if not self._fields:
+            raise SchemaMismatch(
+                "The input is empty: it has no rows and no columns.", remedy="Score files that hold rows."
+            )
         features = self._features()
         inputs = tuple(self._settled(field) for field in features)
         problems = [*self._missing(features), *self._mistyped(inputs)]
@@ -165,7 +174,7 @@ class InputSchema:
         return absent + [f"Column {name!r} is {how}." for name, how in self._retyped.items() if name in names]
 
     def _missing_matters(self, name: str) -> bool:
-        return self.typed or name in {field.name for field in self.info.inputs}
+        return self.fixed_columns or name in {field.name for field in self.info.inputs}
 
     def _kept(self, features: Sequence[str]) -> list[str]:
         keep, ids = self.spec.keep, list(self.spec.id)
@@ -190,7 +199,8 @@ class InputSchema:
         for name in names:
             if name not in self._fields:
                 raise SchemaMismatch(
-                    f"{flag} names column {name!r}, which is not in the input{_did_you_mean(name, self._fields)}."
+                    f"{flag} names column {name!r}, which is not in the input{_did_you_mean(name, self._fields)}.",
+                    remedy="A preview, the same command without -o, shows what there is.",
                 )
 
     def _read_type(self, name: str, source_types: dict[str, str]) -> pa.DataType:
@@ -201,10 +211,28 @@ class InputSchema:
     def _source_types(self, inputs: Sequence[Field], kept: set[str]) -> dict[str, str]:
         """What a text source casts while it reads: only what the user named, and features that are not
         kept, since kept columns stay the text they were."""
+        named = {name: str(self._named_type(name, kind)) for name, kind in self.spec.schema_.items()}
         if self.typed:
             return {}
         only_features = {f.name: f.type for f in inputs if f.name not in kept and f.type not in ("any", "string")}
-        return {**only_features, **self.spec.schema_}
+        return {**only_features, **named}
+
+    def _named_type(self, column: str, name: str) -> pa.DataType:
+        self._check_known([column], "--schema")
+        if self.typed:
+            raise InvalidSpec(
+                f"--schema names a type for column {column!r}, but the input has types of its own.",
+                remedy="Leave --schema out; it is for text, CSV and JSON Lines.",
+            )
+        try:
+            kind = type_of(name)
+        except ValueError as exc:
+            raise InvalidSpec(f"Column {column!r}: {exc}.", remedy='For example "int64", "double", "string".') from exc
+        if not can_parse(kind):
+            raise InvalidSpec(
+                f"Column {column!r}: text cannot become {kind}.", remedy="Leave it the text that it is, or use Parquet."
+            )
+        return kind
 
     def _predictions(self, kept: pa.Schema) -> pa.Schema:
         outputs = [pa.field(field.name, type_of(field.type)) for field in self.info.outputs]

@@ -63,6 +63,8 @@ class ChunkScorer:
         self.predicted_schema = pa.schema(list(self.predictions_schema)[len(self.plan.kept) :])
         self.inputs = tuple((field.name, field.type) for field in self.plan.model.inputs)
         self.reader = planfile.PlanReader(self.staging)
+        source = self.source()
+        self.cast_text = None if source.typed else source.cast_text
 
     def source(self) -> Source:
         """A fresh source; sources are not shared between threads."""
@@ -85,7 +87,7 @@ class ChunkScorer:
         """A batch through casting and the model. `before` is called right before the model is."""
         started = time.perf_counter()
         data, numbers, poisoned = _without_poison(batch, run)
-        features, fits, unfit = features_of(data, numbers, self.inputs)
+        features, fits, unfit = features_of(data, numbers, self.inputs, self.cast_text)
         kept = data.select(self.plan.kept)
         if fits is not None:
             mask = pa.array(fits)
@@ -375,7 +377,7 @@ def _probe(scorer: ChunkScorer, batches: Iterator[Batch], rows: tuple[int, int],
             continue
         first, last = np.searchsorted(batch.numbers, [start, stop]).tolist()
         data, numbers = batch.data.slice(first, last - first), batch.numbers[first:last]
-        features, fits, _ = features_of(data, numbers, scorer.inputs)
+        features, fits, _ = features_of(data, numbers, scorer.inputs, scorer.cast_text)
         features = features if fits is None else features.filter(pa.array(fits))
         step("model", start, stop)
         with _surviving():

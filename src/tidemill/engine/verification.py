@@ -63,7 +63,9 @@ def compare(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     left, right = _Side(request["left"]), _Side(request["right"])
     shared = [name for name in left.schema.names if name in right.schema.names]
     if not shared:
-        raise SchemaMismatch("The two outputs have no column in common.")
+        raise SchemaMismatch(
+            "The two outputs have no column in common.", remedy="Compare outputs that kept the same columns."
+        )
     stats = {name: _Difference(name) for name in shared}
     rows = 0
     for a, b in _pairs(left.batches(shared), right.batches(shared)):
@@ -83,7 +85,7 @@ def compare(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
 class _Side:
     def __init__(self, paths: list[str]) -> None:
         if not paths:
-            raise InvalidSpec("There is nothing to compare: no files.")
+            raise InvalidSpec("There is nothing to compare: no files.", remedy="Name two finished outputs.")
         self.files = [pq.ParquetFile(path) for path in paths]
         self.schema = self.files[0].schema_arrow
         self.rows = sum(file.metadata.num_rows for file in self.files)

@@ -143,7 +143,10 @@ class _Run:
             should_stop=self._should_stop,
         )
         if model["digest"] != self.job.model_digest:
-            raise ModelUnusable(f"The model {self.spec.model} is not the one this job was submitted with.")
+            raise ModelUnusable(
+                f"The model {self.spec.model} is not the one this job was submitted with.",
+                remedy="Put the old file back to go on, or start over with --restart.",
+            )
         return {**model, "trusted": self.store.trust.is_trusted(model["digest"])}
 
     def _plan(self) -> PlanSummary:

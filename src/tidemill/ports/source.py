@@ -64,6 +64,8 @@ class Source(ABC):
     """File name endings that a folder is searched for, without compression endings."""
     typed: ClassVar[bool]
     """Whether files carry types. Text does not: columns come as string unless `types` names them."""
+    fixed_columns: ClassVar[bool] = True
+    """Whether a file has its columns in every row. If not, one without a column gives nulls for it."""
 
     def __init__(self, options: Mapping[str, Any] | None = None, spool: Path | None = None) -> None:
         """`spool` is a folder where `examine` may leave what `read` needs (decompressed text)."""
@@ -95,6 +97,11 @@ class Source(ABC):
         Rows of a typed format that cannot be decoded come as `unread` (error "ReadError").
         The pinned size and mtime are checked on opening and after the last byte: InputChanged.
         """
+
+    def cast_text(self, column: pa.Array, wanted: pa.DataType) -> tuple[pa.Array, Sequence[int]]:
+        """Cast text that `read` left as it was, as `read` would have: null where a value does not fit,
+        and those positions. Only untyped formats are asked, from several threads."""
+        raise NotImplementedError(f"{self.name} files have types")
 
     @staticmethod
     def merge_types(first: str, second: str) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tidemill.domain.errors import (
     OutputBusy,
     OutputExists,
     OutputMismatch,
+    OutputUnwritable,
     Refused,
     TidemillError,
 )
@@ -209,7 +211,10 @@ class _Request:
         except TidemillError as exc:
             self.jobs.end_if_current(lease, JobState.FAILED, exc.to_json())
             raise
-        return job, lease
+        # Limits and compute change no row: the new command's count, not those the job began with.
+        spec = JobSpec.model_validate(job.spec)
+        spec = spec.model_copy(update={"limits": self.spec.limits, "compute": self.spec.compute})
+        return replace(job, spec=spec.model_dump(mode="json")), lease
 
     def _check_same(self, job: Job) -> None:
         differences = []
@@ -248,8 +253,11 @@ class _Request:
             )
         snapshot = self._snapshot()
         same = covers(manifest, self.spec.digest(), self.model["digest"], snapshot["digest"])
+        if mode == "overwrite" and manifest.get("appended_to"):
+            same = False  # It holds this job's rows and those of others.
         if same and not self.options.restart:
             self._check_present(manifest)
+            self._tidy(manifest)
             return Outcome(job=None, manifest=manifest, up_to_date=True)
         if mode != "error":
             return None
@@ -258,6 +266,11 @@ class _Request:
             f" {'; '.join(self._manifest_differences(manifest, snapshot)) or 'it asks to start over'}.",
             remedy="Choose another output, or say --mode overwrite or --mode append.",
         )
+
+    def _tidy(self, manifest: Mapping[str, Any]) -> None:
+        # Whoever published may have died just before its last step, which removes the lock file.
+        with suppress(OutputBusy, OutputUnwritable):
+            self.sink.finish(manifest["job_id"])
 
     def _check_present(self, manifest: Mapping[str, Any]) -> None:
         if self.sink.published(manifest["job_id"]) is None:
@@ -324,14 +337,17 @@ def resume(
     """Go on with an unfinished job here. Raises NotFound, OutputBusy, Refused."""
     job = context.store.jobs.get(job_id)
     if job.state in ENDED:
-        raise Refused(f"{job.id} has {job.state.value.replace('_', ' ')}: there is nothing to go on with.")
+        raise Refused(
+            f"{job.id} is {job.state.value.replace('_', ' ')}: there is nothing to go on with.",
+            remedy="Start a new job with: tidemill run",
+        )
     return run(context, JobSpec.model_validate(job.spec), observers, options)
 
 
 def cancel(context: Context, job_id: str) -> Job:
     """Ask for the end of a job and of everything it left. A live holder ends it at its next heartbeat."""
     jobs = context.store.jobs
-    job = jobs.wish(job_id, Want.CANCEL)
+    job = jobs.wish(jobs.get(job_id).id, Want.CANCEL)
     if job.state in LEASED and job.state is not JobState.COMMITTING:
         claimed = jobs.claim(job.id, context.worker_id)
         if claimed is None:

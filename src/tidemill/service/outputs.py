@@ -26,7 +26,10 @@ def resolve(output: OutputSpec) -> OutputSpec:
     single_file = named is not None
     form = named or "parquet" if output.format == "auto" else output.format
     if named is not None and form != named:
-        raise InvalidSpec(f"The output {output.path} ends in {ending} but its format is {form}.")
+        raise InvalidSpec(
+            f"The output {output.path} ends in {ending} but its format is {form}.",
+            remedy="Leave out the format, or end the name in / to make a folder of that name.",
+        )
     if compression and form not in ("csv", "jsonl"):
         raise InvalidSpec(
             f"{form} files are not compressed from outside: {output.path}.", remedy="Leave .gz or .zst off."
@@ -99,7 +102,10 @@ def compare(context: Context, left: str, right: str) -> dict[str, Any]:
     for target in (left, right):
         manifest = find(context, target)
         if manifest["format"] != "parquet":
-            raise InvalidSpec(f"{target} is {manifest['format']}: only Parquet outputs can be compared.")
+            raise InvalidSpec(
+                f"{target} is {manifest['format']}: only Parquet outputs can be compared.",
+                remedy="Score into Parquet, a folder or a .parquet file, to compare.",
+            )
         sides.append(paths_of(manifest, "predictions"))
     request = {"left": sides[0], "right": sides[1]}
     return context.executor.call(context.tasks.compare, request, preload=context.compute.preload)

@@ -245,7 +245,8 @@ def _fault(record: bytes, grammar: CsvGrammar, layout: Layout, columns: Sequence
     except UnicodeDecodeError:
         for name, value in zip(names, fields, strict=True):
             if name in columns and not _is_utf8(value):
-                return "EncodingError", f"Column {name!r} holds bytes that are no text in the file's encoding."
+                why = "bytes that are no text in the file's encoding (the input option encoding names another)"
+                return "EncodingError", f"Column {name!r} holds {why}."
     return None
 
 

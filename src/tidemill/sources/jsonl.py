@@ -32,6 +32,7 @@ class JsonlSource(TextSource):
 
     name: ClassVar[str] = "jsonl"
     suffixes: ClassVar[tuple[str, ...]] = (".jsonl", ".ndjson")
+    fixed_columns = False
 
     @classmethod
     def default_null_values(cls) -> tuple[str, ...]:

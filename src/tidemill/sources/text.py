@@ -14,7 +14,7 @@ import pyarrow as pa
 from tidemill.domain.errors import InputUnreadable, InvalidSpec
 from tidemill.domain.plan import Block, InputFile, Segment
 from tidemill.ports.source import FileFacts, Rows, Source, UnreadRow
-from tidemill.sources.cast import Caster
+from tidemill.sources.cast import Caster, cast_text
 from tidemill.sources.compression import DEFAULT_MAX_SPOOL_BYTES, plain_path
 from tidemill.sources.pinned import check_pinned, pinned, readable
 from tidemill.sources.records import CHUNK_BYTES, MAX_RECORD_BYTES, RAW_BYTES, Grammar, Piece, pieces
@@ -26,8 +26,10 @@ T = TypeVar("T")
 
 
 def option(options: Mapping[str, Any], name: str, kind: type[T], default: T) -> T:
-    """The option's value. Raises InvalidSpec if it is not of the type of the default."""
+    """The option's value; one text will do for a list. Raises InvalidSpec if it is of another type."""
     value = options.get(name, default)
+    if kind is list and isinstance(value, str):
+        value = [value]
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise InvalidSpec(f"The input option {name} is {value!r}.", remedy=f"Give a value like {default!r}.")
     return value
@@ -107,6 +109,9 @@ class TextSource(Source):
     ) -> Iterator[Rows]:
         caster = Caster(columns, types, self.null_values)
         return pinned(segment.file, self._read(segment, columns, caster, batch_rows))
+
+    def cast_text(self, column: pa.Array, wanted: pa.DataType) -> tuple[pa.Array, Sequence[int]]:
+        return cast_text(column, wanted, pa.array(list(self.null_values), pa.string()))
 
     def _read(self, segment: Segment, columns: Sequence[str], caster: Caster, batch_rows: int) -> Iterator[Rows]:
         with readable(segment.file), self._plain_path(segment.file).open("rb") as text:

@@ -46,9 +46,9 @@ def echo(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
 
 
 def count(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """Report 0, 1, ... `upto` - 1."""
+    """Report 0, 1, ... `upto` - 1, each with so many bytes of `fill`."""
     for number in range(request["upto"]):
-        progress({"number": number})
+        progress({"number": number, "fill": "x" * request["fill"]})
     return {"counted": request["upto"]}
 
 

@@ -116,9 +116,9 @@ class TaskContract:
 
     def test_progress_comes_in_order_before_the_answer(self, executor: Executor) -> None:
         seen: list[Mapping[str, Any]] = []
-        answer = executor.call(f"{ENTRIES}:count", {"upto": 500}, on_progress=seen.append)
+        answer = executor.call(f"{ENTRIES}:count", {"upto": 500, "fill": 0}, on_progress=seen.append)
         assert answer == {"counted": 500}
-        assert seen == [{"number": number} for number in range(500)]
+        assert seen == [{"number": number, "fill": ""} for number in range(500)]
 
     def test_all_that_a_child_said_before_its_end_is_heard(self, executor: Executor) -> None:
         seen: list[Mapping[str, Any]] = []
@@ -128,8 +128,9 @@ class TaskContract:
                 time.sleep(0.5)
             seen.append(report)
 
-        assert executor.call(f"{ENTRIES}:count", {"upto": 4_000}, on_progress=dawdle) == {"counted": 4_000}
-        assert len(seen) == 4_000
+        request = {"upto": 8, "fill": 18_000}
+        assert executor.call(f"{ENTRIES}:count", request, on_progress=dawdle) == {"counted": 8}
+        assert [report["number"] for report in seen] == list(range(8))
 
     def test_error_of_the_task_keeps_class_message_and_remedy(self, executor: Executor) -> None:
         with pytest.raises(OutputUnwritable) as caught:

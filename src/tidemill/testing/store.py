@@ -310,6 +310,9 @@ class StoreContract:
         hold(JobState.PLANNING, job=new_job("job_leased", foreground=True), **SHORT)
         _wait_for_expiry()
         assert store.jobs.claim_next("v") is None
+        store.jobs.submit(new_job("job_background"))
+        assert _claimed_id(store.jobs.claim_next("v")) == "job_background"
+        assert store.jobs.claim_next("v") is None
         assert _claimed_id(store.jobs.claim("job_queued", "v")) == "job_queued"
         assert _claimed_id(store.jobs.claim("job_leased", "v")) == "job_leased"
 

@@ -182,8 +182,14 @@ class JobSpec(_Words):
 
 def invalid_words(error: ValidationError) -> InvalidSpec:
     """The first few faults of a spec as one sentence each."""
-    faults = []
-    for fault in error.errors()[:3]:
-        where = ".".join(str(part) for part in fault["loc"] if part not in ("constrained-str", "list[str]"))
-        faults.append(f"{where}: {fault['msg'].removeprefix('Value error, ')}")
-    return InvalidSpec(f"The job spec is not valid. {'; '.join(faults)}.", remedy="See `tidemill spec schema`.")
+    faults: dict[str, str] = {}
+    for fault in error.errors():
+        where = ".".join(str(part) for part in fault["loc"] if not _is_alternative(part))
+        faults.setdefault(where, f"{where}: {fault['msg'].removeprefix('Value error, ')}")
+    listed = "; ".join(list(faults.values())[:3])
+    return InvalidSpec(f"The job spec is not valid. {listed}.", remedy="See `tidemill spec schema`.")
+
+
+def _is_alternative(part: str | int) -> bool:
+    """Whether a step of a fault's place names one of several allowed types and no word of the spec."""
+    return isinstance(part, str) and ("[" in part or part in ("int", "str") or part.startswith("constrained-"))

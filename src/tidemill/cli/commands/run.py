@@ -219,8 +219,18 @@ def _pairs(items: list[str]) -> dict[str, Any]:
         key, equals, value = item.partition("=")
         if not equals:
             raise InvalidSpec(f"{item!r} is not of the form NAME=VALUE.", remedy="See `tidemill run --help`.")
-        pairs[key.strip()] = yaml.safe_load(value) if value in ("true", "false") else value
+        pairs[key.strip()] = _value(value)
     return pairs
+
+
+def _value(text: str) -> Any:
+    """Truth, whole numbers and [lists] as such; everything else is text."""
+    if text in ("true", "false") or text.isdecimal() or text.startswith("["):
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as exc:
+            raise InvalidSpec(f"{text!r} cannot be read.", remedy="Write a list as [a, b].") from exc
+    return text
 
 
 def _command_line() -> str:

@@ -1,0 +1,88 @@
+"""Borders of chunks: every row once, in order, and a function of blocks and constants alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tidemill.domain.plan import Block, Chunk, InputFile
+from tidemill.engine.chunking import MAX_FILES_PER_CHUNK, Borders, cut_chunks
+
+ROW_BYTES = 10
+
+
+def file_of(number: int, rows: Sequence[int], row_bytes: int = ROW_BYTES) -> tuple[int, InputFile, list[Block]]:
+    blocks = [Block(rows=n, decoded_bytes=n * row_bytes, start=k, stop=k + 1) for k, n in enumerate(rows)]
+    return number, InputFile(path=f"/in/{number}", size_bytes=1, mtime_ns=1), blocks
+
+
+def cut(files: Sequence[Sequence[int]], borders: Borders, row_bytes: int = ROW_BYTES) -> list[Chunk]:
+    return list(cut_chunks([file_of(k, rows, row_bytes) for k, rows in enumerate(files)], borders))
+
+
+def rows_of(chunks: Sequence[Chunk]) -> list[tuple[int, int]]:
+    return [
+        (segment.file_number, row)
+        for chunk in chunks
+        for segment in chunk.segments
+        for row in range(segment.row_start, segment.row_stop)
+    ]
+
+
+FILES = st.lists(st.lists(st.integers(0, 50), max_size=6), max_size=8)
+
+
+@settings(deadline=None)
+@given(FILES, st.integers(1, 60), st.integers(1, 600), st.booleans())
+def test_every_row_is_in_one_chunk_in_order(files: list[list[int]], rows: int, decoded_bytes: int, exact: bool) -> None:
+    chunks = cut(files, Borders(rows=rows, decoded_bytes=decoded_bytes, exact=exact))
+    assert rows_of(chunks) == [(k, row) for k, blocks in enumerate(files) for row in range(sum(blocks))]
+    assert [chunk.number for chunk in chunks] == [*range(len(chunks))]
+    assert all(chunk.rows for chunk in chunks) or (len(chunks) == 1 and not rows_of(chunks))
+
+
+@settings(deadline=None)
+@given(FILES, st.integers(1, 60))
+def test_exact_chunks_have_exactly_so_many_rows(files: list[list[int]], rows: int) -> None:
+    counts = [chunk.rows for chunk in cut(files, Borders(rows=rows, exact=True, decoded_bytes=1))]
+    assert all(count == rows for count in counts[:-1])
+    assert all(0 < count <= rows for count in counts) or counts == [0]
+
+
+@settings(deadline=None)
+@given(FILES, st.integers(1, 60), st.booleans())
+def test_a_segment_names_the_blocks_that_hold_its_rows(files: list[list[int]], rows: int, exact: bool) -> None:
+    for chunk in cut(files, Borders(rows=rows, exact=exact)):
+        for segment in chunk.segments:
+            blocks = files[segment.file_number]
+            assert segment.block_row == sum(blocks[: segment.start])
+            assert segment.block_row <= segment.row_start < segment.block_row + max(blocks[segment.start], 1)
+            assert segment.row_stop <= sum(blocks[: segment.stop])
+            assert segment.row_stop > sum(blocks[: segment.stop - 1])
+
+
+def test_blocks_stay_whole_up_to_four_times_the_target() -> None:
+    assert [chunk.rows for chunk in cut([[400, 100]], Borders(rows=100))] == [400, 100]
+    assert [chunk.rows for chunk in cut([[500]], Borders(rows=100))] == [250, 250]
+
+
+def test_wide_rows_end_a_chunk_by_bytes() -> None:
+    borders = Borders(rows=1_000, decoded_bytes=100)
+    assert [chunk.rows for chunk in cut([[10] * 4], borders, row_bytes=5)] == [20, 20]
+
+
+def test_a_block_that_decodes_to_too_much_is_split() -> None:
+    chunks = cut([[1_000]], Borders(rows=1_000, decoded_bytes=1_000), row_bytes=100)
+    assert len(chunks) == 25
+    assert {chunk.rows for chunk in chunks} == {40}
+
+
+def test_a_chunk_never_has_more_than_a_thousand_files() -> None:
+    chunks = cut([[1]] * 2_500, Borders(rows=100_000))
+    assert [len(chunk.segments) for chunk in chunks] == [MAX_FILES_PER_CHUNK, MAX_FILES_PER_CHUNK, 500]
+
+
+def test_no_rows_make_one_empty_chunk() -> None:
+    assert cut([[], [0, 0]], Borders(rows=10)) == [Chunk(number=0, segments=())]
