@@ -72,6 +72,7 @@ def states_page() -> str:
         "```mermaid",
         "stateDiagram-v2",
         f"    [*] --> {job.JobState.QUEUED}",
+        f"    [*] --> {job.JobState.PLANNING}: tidemill run",
         *(f"    {before} --> {after}" for before in job.JobState for after in _after(before)),
         *(f"    {state} --> [*]" for state in job.JobState if state in job.ENDED),
         "```",
@@ -193,7 +194,8 @@ def _words(schema: Mapping[str, Any], node: Mapping[str, Any], prefix: str) -> I
         if reference:
             yield from _words(schema, schema["$defs"][reference.rpartition("/")[2]], f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", f"`{json.dumps(value['default'])}`" if "default" in value else "none: must be given"
+            default = f"`{json.dumps(value['default'])}`" if "default" in value else "none: must be given"
+            yield f"{prefix}{name}", default
 
 
 PAGES: Mapping[str, Callable[[], str]] = {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -53,6 +55,20 @@ def test_every_connection_is_durable_and_patient(sql: SqlStore) -> None:
                 for name in ("synchronous", "journal_mode", "foreign_keys", "busy_timeout")
             }
         assert found == {"synchronous": 2, "journal_mode": "wal", "foreign_keys": 1, "busy_timeout": 30_000}
+
+
+def test_a_new_file_that_another_process_writes_is_waited_for(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "new.db", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("CREATE TABLE t (x)")
+    mine = sqlite3.connect(tmp_path / "new.db", timeout=0)
+    committing = threading.Timer(0.1, other.execute, ("COMMIT",))
+    committing.start()
+    sqlite._prepare(mine, None)
+    committing.join()
+    assert mine.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    mine.close()
+    other.close()
 
 
 def test_only_writers_take_the_write_lock(sql: SqlStore) -> None:
@@ -223,6 +239,16 @@ def test_files_of_dead_workers_are_removed(sql: SqlStore, home: Path) -> None:
     assert sql.workers.register("mine") == str(folder / "mine.lock")
     assert sorted(path.name for path in folder.iterdir()) == ["live.lock", "mine.lock"]
     live.unlock()
+
+
+def test_registering_waits_for_those_who_look(sql: SqlStore, home: Path) -> None:
+    with (home / "workers" / "mine.lock").open("w") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        freeing = threading.Timer(0.05, fcntl.flock, (looking, fcntl.LOCK_UN))
+        freeing.start()
+        sql.workers.register("mine")
+        freeing.join()
+    assert sql.workers.is_alive("mine")
 
 
 def test_closing_leaves_no_lock_file_and_no_log(home: Path) -> None:

@@ -301,6 +301,14 @@ class _Run:
             self.sink.discard(self.job.id)
         else:
             self._must(self.store.jobs.end_if_current(self.lease, JobState.PAUSED))
+            self._cancel_if_wished_meanwhile()
+
+    def _cancel_if_wished_meanwhile(self) -> None:
+        """A wish that came after the last heartbeat was not seen, and nobody holds the job now to see it."""
+        if self.store.jobs.get(self.job.id).want is not Want.CANCEL:
+            return
+        if self.store.jobs.wish(self.job.id, Want.CANCEL).state is JobState.CANCELLED:
+            self.sink.discard(self.job.id)
 
     def _stop_reason(self) -> Want | None:
         """Why the job must be left now, if it must. Raises LeaseLost, RuntimeExceeded."""
