@@ -16,7 +16,7 @@ HURRY = {"TIDEMILL_STALL_SECONDS": "3"}
 
 
 def score(terminal: Terminal, model: str, inputs: Inputs, *words: str) -> Said:
-    return terminal.run(f"wild:{model}", *inputs, "-o", "out", "--keep", "n", *words, **HURRY)
+    return terminal.run(f"wild:{model}", *inputs, "-o", "out", "--keep", "n", *words, seconds=270, **HURRY)
 
 
 def check(terminal: Terminal, inputs: Inputs, bad: list[int], error: str, message: str) -> None:

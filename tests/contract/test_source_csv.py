@@ -180,7 +180,7 @@ def test_bad_utf8_costs_only_its_own_row_and_only_where_it_is_needed(tmp_path: P
     assert found.numbers == [0, 2]
     assert found.unread[1] == (
         "EncodingError",
-        "Column 'a' holds bytes that are no text in the file's encoding.",
+        "Column 'a' holds bytes that are no text in the file's encoding (the input option encoding names another).",
         b"\xff,2",
     )
     assert rows_of(read_bytes(tmp_path, content, ["b"])) == [["1"], ["2"], ["3"]]

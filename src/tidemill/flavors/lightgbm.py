@@ -83,7 +83,7 @@ class LightGBMModel(Model):
             batch_rows=BATCH_ROWS,
             rows_per_chunk=SLOW_ROWS_PER_CHUNK if said.trees >= SLOW_TREES else ROWS_PER_CHUNK,
             libraries=(("lightgbm", version()),),
-            notes=(*self._rule.notes, *_name_notes(self._names)),
+            notes=(*self._rule.notes, *_input_notes(said, self._names)),
         )
 
     def _field(self, position: int) -> Field:
@@ -124,7 +124,10 @@ def _rule(said: lightgbm_text.BoosterText, options: PredictOptions, labels: Sequ
     return ValueRule.of(said.width, options, what=what)
 
 
-def _name_notes(names: Sequence[str]) -> tuple[str, ...]:
+def _input_notes(said: lightgbm_text.BoosterText, names: Sequence[str]) -> tuple[str, ...]:
+    notes = []
     if all(_UNNAMED.fullmatch(name) for name in names):
-        return ("trained without feature names (Column_0, ...): name the input columns with --features",)
-    return ()
+        notes.append("trained without feature names (Column_0, ...): name the input columns with --features")
+    if said.codes_expected:
+        notes.append("the file lists no categories: categorical columns must hold the codes used in training")
+    return tuple(notes)

@@ -42,6 +42,8 @@ class BoosterText:
     """Positions that were categorical in training, as the parameters say."""
     pandas_categories: tuple[tuple[Any, ...], ...]
     """Categories of each column that pandas held as such, in column order; a code is a position."""
+    codes_expected: bool
+    """Whether there are categories but the file has no list of them: inputs must be codes already."""
 
 
 def looks_like(head: bytes) -> bool:
@@ -85,6 +87,8 @@ def _read(text: bytes) -> BoosterText:
         raise _DamageError(f"{len(blocks)} trees are no multiple of {per_iteration} per iteration")
     leaves = [_check_tree(block, number, count) for number, block in enumerate(blocks)]
     tail = text[end:].decode()
+    _check_tail(tail)
+    categories = _categories(tail)
     return BoosterText(
         features=features,
         infos=infos,
@@ -93,7 +97,8 @@ def _read(text: bytes) -> BoosterText:
         trees=len(blocks),
         leaves=max(leaves, default=0),
         listed_categorical=_listed(tail),
-        pandas_categories=_categories(tail),
+        pandas_categories=categories or (),
+        codes_expected=categories is None and any(not info.startswith("[") and info != "none" for info in infos),
     )
 
 
@@ -184,15 +189,25 @@ def _check_linear(tree: Mapping[str, str], leaves: int, features: int) -> None:
         _indices({"leaf_features": words}, "leaf_features", int(counts.sum()), 0, features - 1)
 
 
+def _check_tail(tail: str) -> None:
+    """What follows the trees: importances, parameters, categories; the library writes all or none."""
+    head, parameters, rest = tail.partition("\nend of parameters")
+    if not parameters and ("\nfeature_importances" in head or "\nparameters" in head):
+        raise _DamageError("the line 'end of parameters' is missing")
+    rest = rest.strip() if parameters else head.partition("\nend of trees")[2].strip()
+    if rest and not rest.startswith(_CATEGORIES_KEY):
+        raise _DamageError("its end is cut off")
+
+
 def _listed(tail: str) -> tuple[int, ...]:
     found = _CATEGORICAL.search(tail)
     return tuple(int(word) for word in found[1].split(",") if word) if found else ()
 
 
-def _categories(tail: str) -> tuple[tuple[Any, ...], ...]:
+def _categories(tail: str) -> tuple[tuple[Any, ...], ...] | None:
     position = tail.rfind("\n" + _CATEGORIES_KEY)
     if position < 0:
-        return ()
+        return None
     try:
         found = json.loads(tail[position + 1 + len(_CATEGORIES_KEY) :])
     except json.JSONDecodeError as exc:
