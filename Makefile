@@ -29,16 +29,18 @@ demo: setup  ## score real flights with a real model, from nothing to a result
 	$(PY) examples/flights/demo.py
 
 test: setup lint  ## all tests, with 20 seeds of crashes, after `make lint`
-	bash tools/need_packages.sh strace
+	bash tools/need_packages.sh strace e2fsprogs mount
 	@mkdir -p $(dir $(JUNIT))
 	$(PY) -m pytest -n $(WORKERS) --dist loadgroup --junitxml=$(JUNIT) tests
 	$(PY) tools/no_skips.py $(JUNIT)
+	$(PY) tests/crash/judge.py
 
 test-long: setup  ## all tests, with 100 seeds of crashes and a kill at every point of the commit path
-	bash tools/need_packages.sh strace
+	bash tools/need_packages.sh strace e2fsprogs mount
 	@mkdir -p $(dir $(JUNIT))
 	$(PY) -m pytest -n $(WORKERS) --dist loadgroup --timeout=1800 --junitxml=$(JUNIT) tests
 	$(PY) tools/no_skips.py $(JUNIT)
+	$(PY) tests/crash/judge.py
 
 check: lint quick  ## the fast loop: lint, then unit, contract, meta and docs tests
 

@@ -70,7 +70,7 @@ class Terminal:
     def environ(self, more: Mapping[str, str]) -> dict[str, str]:
         return {
             **os.environ,
-            "PYTHONPATH": f"{ROOT / 'src'}:{MODELS}",
+            "PYTHONPATH": f"{os.environ.get('TIDEMILL_CRASH_SRC', ROOT / 'src')}:{MODELS}",
             "TIDEMILL_HOME": str(self.home),
             "COLUMNS": "200",
             **self.environment,

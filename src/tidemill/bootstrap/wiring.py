@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -60,37 +59,35 @@ def opened(settings: Settings | None = None, *, children: bool = True) -> Iterat
         )
         try:
             worker_id = new_id("worker")
-            with tempfile.TemporaryDirectory(prefix="tidemill-") as spool:
-                yield Context(
-                    store=store,
-                    executor=executor,
-                    open_sink=open_sink,
-                    entries=Entries(
-                        identify=f"{TASKS}:identify",
-                        versions=f"{TASKS}:versions",
-                        plan=f"{TASKS}:plan",
-                        assemble=f"{TASKS}:assemble",
-                        scorer="tidemill.bootstrap.scorer:main",
-                    ),
-                    tasks=TaskEntries(
-                        snapshot=f"{TASKS}:snapshot",
-                        preview=f"{TASKS}:show",
-                        head=f"{TASKS}:head",
-                        verify=f"{TASKS}:verify",
-                        compare=f"{TASKS}:compare",
-                    ),
-                    compute=Compute(
-                        cores=settings.cores,
-                        memory_bytes=usable_memory_bytes(settings.memory_share),
-                        stall_seconds=settings.stall_seconds,
-                        preload=PRELOAD,
-                    ),
-                    worker_id=worker_id,
-                    worker_lock=store.workers.register(worker_id),
-                    spool=spool,
-                    host=socket.gethostname(),
-                    user=_user(),
-                )
+            yield Context(
+                store=store,
+                executor=executor,
+                open_sink=open_sink,
+                entries=Entries(
+                    identify=f"{TASKS}:identify",
+                    versions=f"{TASKS}:versions",
+                    plan=f"{TASKS}:plan",
+                    assemble=f"{TASKS}:assemble",
+                    scorer="tidemill.bootstrap.scorer:main",
+                ),
+                tasks=TaskEntries(
+                    snapshot=f"{TASKS}:snapshot",
+                    preview=f"{TASKS}:show",
+                    head=f"{TASKS}:head",
+                    verify=f"{TASKS}:verify",
+                    compare=f"{TASKS}:compare",
+                ),
+                compute=Compute(
+                    cores=settings.cores,
+                    memory_bytes=usable_memory_bytes(settings.memory_share),
+                    stall_seconds=settings.stall_seconds,
+                    preload=PRELOAD,
+                ),
+                worker_id=worker_id,
+                worker_lock=store.workers.register(worker_id),
+                host=socket.gethostname(),
+                user=_user(),
+            )
         finally:
             store.close()
     finally:

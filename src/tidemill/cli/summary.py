@@ -62,6 +62,8 @@ def print_outcome(
     else:
         assert outcome.job is not None
         _print_unfinished(context, outcome.job)
+    if outcome.up_to_date:
+        return EXIT_DONE
     if manifest is not None:
         return EXIT_REJECTIONS if manifest["counts"]["rejected"] and not allow_rejected else EXIT_DONE
     assert outcome.job is not None

@@ -40,6 +40,9 @@ def make_folder(path: str | os.PathLike[str]) -> None:
     """Make a folder and its missing parents, each name durable. Nothing happens if it is there."""
     target = Path(path)
     if target.is_dir():
+        # Whoever made it may have been killed before its name was durable.
+        with suppress(PermissionError):
+            fsync_folder(target.parent)
         return
     if target.parent == target:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))

@@ -11,7 +11,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +28,7 @@ from tidemill.domain.errors import (
     TidemillError,
     UpgradeRefused,
 )
-from tidemill.domain.job import Job, JobState, Lease, Want
+from tidemill.domain.job import ENDED, Job, JobState, Lease, Want
 from tidemill.domain.plan import PlanSummary
 from tidemill.domain.receipt import Part, PartKind
 from tidemill.durable.files import translated
@@ -278,6 +278,9 @@ class _Run:
         assert stored is not None, "a job is committing only with a manifest in the store"
         manifest, journal = stored
         self.sink.publish(self.job.id, manifest, journal, lambda: self.store.jobs.is_current(self.lease))
+        self._succeed(manifest)
+
+    def _succeed(self, manifest: Mapping[str, Any]) -> None:
         rejected = manifest["counts"]["rejected"]
         state = JobState.SUCCEEDED_WITH_REJECTIONS if rejected else JobState.SUCCEEDED
         self._must(self.store.jobs.end_if_current(self.lease, state))
@@ -289,8 +292,14 @@ class _Run:
             self._leave(Want.CANCEL if self.beat.want is Want.CANCEL else Want.PAUSE)
             return
         state = self.store.jobs.get(self.job.id).state
-        if state is JobState.COMMITTING and self.sink.published(self.job.id) is not None:
+        if state in ENDED:
+            log.warning("clearing up after %s: %s", self.job.id, exc)
+            return
+        published = self.sink.published(self.job.id) if state is JobState.COMMITTING else None
+        if published is not None:
             log.warning("publishing %s raised after all was published: %s", self.job.id, exc)
+            self._succeed(published)
+            return
         self._must(self.store.jobs.end_if_current(self.lease, JobState.FAILED, exc.to_json()))
         if is_final(exc, planned=self.job.plan is not None):
             self.sink.discard(self.job.id)

@@ -31,7 +31,10 @@ class Categories:
         else:
             self._lookup = to_arrow(np.empty(0, np.int64))
         if kinds and not (self.text or self._numbers or self._flags):
-            raise ModelUnusable(f"The categories of column {name!r} are of mixed types: {list(categories)[:10]!r}.")
+            raise ModelUnusable(
+                f"The categories of column {name!r} are of mixed types: {list(categories)[:10]!r}.",
+                remedy="Train the model with categories of one type.",
+            )
 
     def codes(self, column: pa.Array) -> Array:
         """The code of each row as float64, NaN where it is null or no known category.

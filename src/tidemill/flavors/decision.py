@@ -22,6 +22,7 @@ from tidemill.flavors.options import PredictOptions
 
 Label = str | int | float | bool
 
+_LABEL_REMEDY = "Train the model with different labels of one type: text, whole numbers, numbers or booleans."
 _VALUE_DTYPES = {"double": "f8", "float": "f4", "int64": "i8", "bool": "?", "string": "U"}
 _LABEL_TYPES = {"b": "bool", "i": "int64", "u": "int64", "f": "double", "U": "string"}
 
@@ -71,7 +72,9 @@ class ClassRule:
                 remedy="Leave the threshold out.",
             )
         if len({str(label) for label in self.labels}) != len(self.labels):
-            raise ModelUnusable(f"The model's classes are not different when written: {list(self.labels)!r}.")
+            raise ModelUnusable(
+                f"The model's classes are not different when written: {list(self.labels)!r}.", remedy=_LABEL_REMEDY
+            )
 
     @property
     def binary(self) -> bool:
@@ -120,7 +123,9 @@ class ClassRule:
         if kinds == {int, float}:
             return np.array(self.labels, np.float64)
         if len(kinds) != 1:
-            raise ModelUnusable(f"The model's classes are of different types: {list(self.labels)!r}.")
+            raise ModelUnusable(
+                f"The model's classes are of different types: {list(self.labels)!r}.", remedy=_LABEL_REMEDY
+            )
         return np.array(self.labels, np.int64 if kinds == {int} else None)
 
     @cached_property
@@ -196,12 +201,20 @@ class ValueRule:
 Rule = ClassRule | ValueRule
 
 
+def no_rows(rule: Rule) -> pa.RecordBatch:
+    """The columns that a rule writes, without rows."""
+    schema = pa.schema([pa.field(each.name, pa.type_for_alias(each.type)) for each in rule.outputs])
+    return pa.RecordBatch.from_arrays([pa.nulls(0, kind) for kind in schema.types], schema=schema)
+
+
 def label_of(value: Any) -> Label:
     """A class label as plain Python. Raises ModelUnusable for a type that cannot be written."""
     plain = value.item() if isinstance(value, np.generic) else value
     if isinstance(plain, (bool, int, float, str)):
         return plain
-    raise ModelUnusable(f"A class label of the model is {plain!r}, of type {type(plain).__name__}.")
+    raise ModelUnusable(
+        f"A class label of the model is {plain!r}, of type {type(plain).__name__}.", remedy=_LABEL_REMEDY
+    )
 
 
 def positive_probabilities(positive: Array) -> Array:
@@ -214,7 +227,10 @@ def positive_probabilities(positive: Array) -> Array:
 
 def _renamed(found: list[Any], wanted: Sequence[Any], known: bool) -> list[Any]:
     if len(wanted) != len(found):
-        raise InvalidSpec(f"classes names {len(wanted)} classes but the model has {len(found)}.")
+        raise InvalidSpec(
+            f"classes names {len(wanted)} classes but the model has {len(found)}.",
+            remedy="Name each class once, in order.",
+        )
     if known:
         raise InvalidSpec(f"The model knows its classes: {found!r}.", remedy="Leave classes out.")
     return list(wanted)

@@ -48,7 +48,7 @@ class LightGBMFlavor(Flavor):
         try:
             text = Path(path).read_bytes()
         except OSError as exc:
-            raise ModelUnusable(f"The model {path} cannot be read: {exc.strerror}.") from exc
+            raise ModelUnusable(f"The model {path} cannot be read: {exc.strerror}.", remedy="Check the file.") from exc
         return LightGBMModel(text, path, PredictOptions.of(options))
 
 
@@ -101,7 +101,7 @@ class LightGBMModel(Model):
     def _columns(self, batch: pa.RecordBatch) -> list[pa.Array]:
         columns = list(batch.columns)
         if len(columns) != len(self._names):
-            raise ModelUnusable(f"The model takes {len(self._names)} columns but got {len(columns)}.")
+            raise ValueError(f"the model takes {len(self._names)} columns but got {len(columns)}")
         for position, categories in self._categories.items():
             columns[position] = to_arrow(categories.codes(columns[position]))
         return columns

@@ -245,7 +245,10 @@ def _said(text: BoosterText, columns: Sequence[str]) -> dict[int, tuple[Any, ...
     unknown = [name for name in columns if name not in text.features]
     if unknown or len(columns) != len(text.pandas_categories):
         count = len(text.pandas_categories)
-        raise InvalidSpec(f"categorical_features must be {count} of the model's features, not {list(columns)!r}.")
+        raise InvalidSpec(
+            f"categorical_features must be {count} of the model's features, not {list(columns)!r}.",
+            remedy="Name the columns that pandas held as categories in training, and no others.",
+        )
     positions = sorted(text.features.index(name) for name in columns)
     return dict(zip(positions, text.pandas_categories, strict=True))
 

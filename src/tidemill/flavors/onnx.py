@@ -13,9 +13,10 @@ import pyarrow as pa
 from tidemill.domain.errors import ModelUnusable
 from tidemill.domain.signature import Field, ModelInfo
 from tidemill.flavors import onnx_file
+from tidemill.flavors.bad_rows import is_null, predicted_without
 from tidemill.flavors.inputs import column_names
 from tidemill.flavors.matrix import Array, plain, strings, to_arrow, to_matrix, values
-from tidemill.flavors.onnx_outputs import Outputs, outputs_of
+from tidemill.flavors.onnx_outputs import Outputs, described_row, outputs_of
 from tidemill.flavors.options import PredictOptions
 from tidemill.ports.flavor import Flavor, Model, Predicted
 from tidemill.registry import missing_extra
@@ -103,7 +104,7 @@ class _Input:
         return _Input(name=found.name, type=kind, width=width, flat=len(shape) == 1, half=half)
 
     def tensor(self, columns: Sequence[pa.Array], names: Sequence[str]) -> Array:
-        """The columns as the tensor that the graph wants; nulls are NaN, or anything where there is none."""
+        """The columns as the tensor that the graph wants; nulls are NaN."""
         if self.type in _FLOATS:
             matrix = to_matrix(columns, names, order="C", dtype=_FLOATS[self.type])
             matrix = matrix.astype(np.float16) if self.half else matrix
@@ -117,9 +118,9 @@ class _Input:
 def _vector(column: pa.Array) -> Array:
     column = plain(column)
     if pa.types.is_string(column.type):
-        return np.array(["" if each is None else each for each in column.to_pylist()], dtype=object)
+        return np.array(column.to_pylist(), dtype=object)
     if pa.types.is_boolean(column.type):
-        return values(column.fill_null(False).cast(pa.int8())).astype(bool)
+        return values(column.cast(pa.int8())).astype(bool)
     return values(column)
 
 
@@ -133,12 +134,8 @@ class OnnxModel(Model):
         self._session = session
         self._inputs = [_Input.of(path, each) for each in session.get_inputs()]
         self._fields = self._columns(options)
-        try:
-            sample = self._run([_made_up(field.type) for field in self._fields])
-        except Exception as exc:
-            raise ModelUnusable(f"{path} cannot score one made-up row: {exc}.") from exc
+        sample = self._sample(path, skeleton.labels)
         self._outputs: Outputs = outputs_of(path, sample, skeleton.labels, options)
-        self._nothing = self._outputs.columns(sample, 1).slice(0, 0)
         rule = self._outputs.rule
         self.info = ModelInfo(
             flavor="onnx",
@@ -153,6 +150,19 @@ class OnnxModel(Model):
             libraries=(("onnxruntime", version),),
             notes=rule.notes,
         )
+
+    def _sample(self, path: str, labels: Sequence[Any]) -> dict[str, Any]:
+        """The outputs for one made-up row, or as the graph describes them if it refuses such a row."""
+        try:
+            return self._run([_made_up(field.type) for field in self._fields])
+        except Exception as exc:
+            described = described_row(self._session.get_outputs(), labels)
+            if described is None:
+                raise ModelUnusable(
+                    f"{path} cannot score one row of zeros and empty text, and does not say what it gives: {exc}.",
+                    remedy="Export the model with the shapes of its outputs.",
+                ) from exc
+            return described
 
     def _columns(self, options: PredictOptions) -> tuple[Field, ...]:
         """The job's columns: one for each input of the graph, or named by the model or the user."""
@@ -183,10 +193,10 @@ class OnnxModel(Model):
         return dict(zip(outputs, self._session.run(outputs, feed), strict=True))
 
     def predict(self, batch: pa.RecordBatch) -> Predicted:
-        if not batch.num_rows:
-            return Predicted(columns=self._nothing)
-        columns = self._outputs.columns(self._run(batch.columns), batch.num_rows)
-        return Predicted(columns=columns, row_errors=self._missing(batch))
+        def columns(good: pa.RecordBatch) -> pa.RecordBatch:
+            return self._outputs.columns(self._run(good.columns), good.num_rows)
+
+        return predicted_without(batch, self._missing(batch), self._outputs.rule, columns)
 
     def _missing(self, batch: pa.RecordBatch) -> dict[int, str]:
         """Rows that lack a value where the graph has no way to say so: floats have NaN, others nothing."""
@@ -195,8 +205,7 @@ class OnnxModel(Model):
             if field.type in _FLOATS or not column.null_count:
                 continue
             message = f"column {field.name!r} is missing, and for {field.type} the model knows no missing value"
-            missing = values(column.is_null().cast(pa.int8())).astype(bool)
-            for row in np.flatnonzero(missing).tolist():
+            for row in np.flatnonzero(is_null(column)).tolist():
                 errors.setdefault(row, message)
         return errors
 

@@ -70,9 +70,10 @@ def looks_like(head: bytes) -> bool:
 def read(path: str) -> Skeleton:
     """Walk the file. Raises ModelUnusable if it is cut off or damaged."""
     try:
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            with memoryview(mapped) as whole:
-                return _skeleton(whole)
+        with open(path, "rb") as file:
+            # Closing it by hand would fail while an exception still holds views of it.
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return _skeleton(memoryview(mapped))
     except (OSError, ValueError, _EndError, _GarbageError) as exc:
         raise ModelUnusable(f"{path} is not a whole ONNX model.", remedy="Copy or export the model again.") from exc
 

@@ -14,6 +14,14 @@ from tidemill.flavors.decision import ClassRule, Rule, ValueRule
 from tidemill.flavors.matrix import Array
 from tidemill.flavors.options import PredictOptions
 
+_DTYPES = {
+    "tensor(float)": "f4",
+    "tensor(double)": "f8",
+    "tensor(int32)": "i4",
+    "tensor(int64)": "i8",
+    "tensor(bool)": "?",
+    "tensor(string)": "O",
+}
 _KINDS = {"f2": "float", "f4": "float", "f8": "double", "b1": "bool"}
 
 
@@ -43,6 +51,20 @@ def outputs_of(path: str, sample: Mapping[str, Any], labels: Sequence[str | int]
             own = _own_labels(path, sample[label], labels, values.shape[1], options)
             return ClassOutputs(path, label, probability, own, options, values.dtype)
     return ValueOutputs(path, sample, options)
+
+
+def described_row(outputs: Sequence[Any], labels: Sequence[str | int]) -> dict[str, Any] | None:
+    """Outputs for one row as ONNX Runtime describes them, all zero; None if the description leaves gaps."""
+    row: dict[str, Any] = {}
+    for output in outputs:
+        if output.type.startswith("seq(map("):
+            row[output.name] = [dict.fromkeys(labels, 0.0)] if labels else None
+        elif (dtype := _DTYPES.get(output.type)) and len(output.shape) in (1, 2):
+            width = output.shape[1:]
+            row[output.name] = np.zeros((1, *width), dtype) if all(isinstance(each, int) for each in width) else None
+        else:
+            return None
+    return row if all(values is not None for values in row.values()) else None
 
 
 def _is_label(values: Any) -> bool:
@@ -153,4 +175,7 @@ def _common(path: str, kinds: set[str]) -> str:
         return next(iter(kinds))
     if kinds <= {"float", "double", "int64"}:
         return "double"
-    raise ModelUnusable(f"{path} has outputs of different types: {', '.join(sorted(kinds))}.")
+    raise ModelUnusable(
+        f"{path} has outputs of different types: {', '.join(sorted(kinds))}.",
+        remedy="Export the model with outputs of one type, or with labels first and probabilities second.",
+    )

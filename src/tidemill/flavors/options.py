@@ -67,5 +67,7 @@ def _share(value: Any) -> float:
 def _names(option: str, value: str | Iterable[str]) -> tuple[str, ...]:
     names = tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else tuple(value)
     if not all(isinstance(name, str) and name for name in names) or len(set(names)) != len(names):
-        raise InvalidSpec(f"{option} must be different, non-empty names, not {list(names)!r}.")
+        raise InvalidSpec(
+            f"{option} must be different, non-empty names, not {list(names)!r}.", remedy="Name every column once."
+        )
     return names

@@ -136,7 +136,7 @@ def _file_module(path: str) -> ModuleType:
     name = f"_tidemill_{stem}_{hashlib.sha256(absolute.encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, absolute)
     if spec is None or spec.loader is None:
-        raise ModelUnusable(f"{path} is not a Python file.")
+        raise ModelUnusable(f"{path} is not a Python file.", remedy="Give module:Class or path/to/file.py:Class.")
     _add_to_path(os.path.dirname(absolute))
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -188,7 +188,8 @@ def _type(path: str, column: str, kind: Any) -> str:
         return str(kind if isinstance(kind, pa.DataType) else type_of(str(kind)))
     except ValueError as exc:
         raise ModelUnusable(
-            f"{path}: the type {kind!r} of column {column!r} is not the name of an Arrow type."
+            f"{path}: the type {kind!r} of column {column!r} is not the name of an Arrow type.",
+            remedy="Use names such as double, int64, string, bool or timestamp[us].",
         ) from exc
 
 

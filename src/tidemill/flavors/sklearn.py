@@ -148,6 +148,8 @@ def _lightgbm(estimator: Any, path: str, options: PredictOptions) -> Model:
     try:
         booster = estimator.booster_
     except Exception as exc:
-        raise ModelUnusable(f"{path} holds a {type(estimator).__name__} that is not fitted.") from exc
+        raise ModelUnusable(
+            f"{path} holds a {type(estimator).__name__} that is not fitted.", remedy="Fit it before it is saved."
+        ) from exc
     labels = list(estimator.classes_) if hasattr(estimator, "classes_") else None
     return LightGBMModel(booster.model_to_string().encode(), path, options, labels=labels)

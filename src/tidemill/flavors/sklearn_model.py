@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from tidemill.domain.errors import ModelUnusable
 from tidemill.domain.signature import ModelInfo, Task
+from tidemill.flavors.bad_rows import is_null, predicted_without
 from tidemill.flavors.decision import ClassRule, Rule, ValueRule
-from tidemill.flavors.matrix import Array, is_number, to_arrow, to_matrix, type_name, values
+from tidemill.flavors.matrix import Array, is_number, to_arrow, to_matrix, type_name
 from tidemill.flavors.options import PredictOptions
 from tidemill.flavors.sklearn_inputs import feed_of
 from tidemill.ports.flavor import Model, Predicted
@@ -122,26 +123,12 @@ class ScikitModel(Model):
         return (f"{type(self._final).__name__} gives no probabilities",) if lacks else ()
 
     def predict(self, batch: pa.RecordBatch) -> Predicted:
-        if not batch.num_rows:
-            return Predicted(columns=self._nothing())
+        bad: dict[int, str] = {}
         if self._feed.form == "text":
-            return self._without(batch, _null_texts(batch))
-        if self._finite:
-            return self._without(batch, _not_finite(batch))
-        return Predicted(columns=self._columns(batch))
-
-    def _without(self, batch: pa.RecordBatch, bad: dict[int, str]) -> Predicted:
-        """Predict the good rows together, as if the bad ones had never been in the batch."""
-        if not bad:
-            return Predicted(columns=self._columns(batch))
-        rows = batch.num_rows
-        good = np.setdiff1d(np.arange(rows), np.fromiter(bad, np.int64), assume_unique=True)
-        if not len(good):
-            return Predicted(columns=_blank(self._nothing(), rows), row_errors=bad)
-        found = self._columns(batch.take(to_arrow(good)))
-        position = np.zeros(rows, np.int64)
-        position[good] = np.arange(len(good))
-        return Predicted(columns=found.take(to_arrow(position)), row_errors=bad)
+            bad = _null_texts(batch)
+        elif self._finite:
+            bad = _not_finite(batch)
+        return predicted_without(batch, bad, self._rule, self._columns)
 
     def _columns(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         data = self._transformed(self._fed(batch))
@@ -190,24 +177,10 @@ class ScikitModel(Model):
         frame = pa.RecordBatch.from_arrays(batch.columns, names=list(self._feed.names)).to_pandas(use_threads=False)
         return frame if self._feed.form == "frame" else frame.to_numpy(dtype=object)
 
-    def _nothing(self) -> pa.RecordBatch:
-        if isinstance(self._rule, ValueRule):
-            return self._rule.columns(np.empty((0, len(self._rule.names))), 0)
-        dtype = np.float32 if self._rule.probability_type == "float" else np.float64
-        return self._rule.columns(np.empty(0, np.int64), np.empty((0, len(self._rule.labels)), dtype))
-
-
-def _blank(nothing: pa.RecordBatch, rows: int) -> pa.RecordBatch:
-    """Rows that mean nothing, in the columns of `nothing`."""
-    return pa.RecordBatch.from_arrays([pa.nulls(rows, kind) for kind in nothing.schema.types], schema=nothing.schema)
-
 
 def _null_texts(batch: pa.RecordBatch) -> dict[int, str]:
-    column = batch.column(0)
-    if not column.null_count:
-        return {}
-    missing = values(column.is_null().cast(pa.int8())).astype(bool)
-    return {int(row): f"column {batch.schema.names[0]!r} is missing" for row in np.flatnonzero(missing)}
+    message = f"column {batch.schema.names[0]!r} is missing"
+    return dict.fromkeys(np.flatnonzero(is_null(batch.column(0))).tolist(), message)
 
 
 def _not_finite(batch: pa.RecordBatch) -> dict[int, str]:

@@ -37,8 +37,6 @@ class Context:
     worker_id: str
     worker_lock: str
     """The file that this process keeps locked while it lives."""
-    spool: str
-    """A folder for what a preview must unpack."""
     host: str
     user: str
 

@@ -7,6 +7,7 @@ the store, and then starts, goes on, says "up to date", or refuses with the diff
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -363,10 +364,11 @@ def preview(context: Context, spec: JobSpec, options: RunOptions | None = None) 
     """What a run would do: schema match, first predictions, an estimate. Writes nothing."""
     spec = resolve(spec)
     model = identify(context, spec, (options or RunOptions()).ask_trust)
-    request = {"spec": spec.model_dump(mode="json"), "model": model, "spool": context.spool}
-    answer = context.executor.call(
-        context.tasks.preview, request, preload=(*context.compute.preload, *model["preload"])
-    )
+    with tempfile.TemporaryDirectory(prefix="tidemill-") as spool:
+        request = {"spec": spec.model_dump(mode="json"), "model": model, "spool": spool}
+        answer = context.executor.call(
+            context.tasks.preview, request, preload=(*context.compute.preload, *model["preload"])
+        )
     return {**answer, "digest": model["digest"], "path": model["path"]}
 
 

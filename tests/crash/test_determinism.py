@@ -1,0 +1,89 @@
+"""However many scorers, however often killed: the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests import checker
+from tests.crash.rig.job import CrashJob, new_job, once
+from tests.crash.rig.strike import Point, check_visible, strike
+
+FEATURES = [f"f{i}" for i in range(8)]
+ROWS = (5200, 4900, 5150, 4750, 5000)
+"""25 chunks of 1,000 rows."""
+
+
+@pytest.fixture(scope="session")
+def featured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+    """Input with row keys and eight features, some null."""
+    folder, rng = tmp_path_factory.mktemp("featured"), np.random.default_rng(7)
+    paths = []
+    for number, count in enumerate(ROWS):
+        columns = {"file_no": np.full(count, number, dtype=np.int64), "row_no": np.arange(count, dtype=np.int64)}
+        values = {name: np.round(rng.normal(size=count), 3).astype(np.float32) for name in FEATURES}
+        path = folder / f"featured-{number}.parquet"
+        pq.write_table(pa.table({**columns, **values}), path, row_group_size=800)
+        paths.append(path)
+    return tuple(paths)
+
+
+def _matrix(files: tuple[Path, ...]) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    table = checker.read_inputs(files[:2])
+    x = np.column_stack([table[name].to_numpy() for name in FEATURES]).astype(np.float32)
+    return x, x[:, 0] * 2 - x[:, 1] ** 2 + x[:, 2] * x[:, 3]
+
+
+def _lightgbm(folder: Path, files: tuple[Path, ...]) -> str:
+    import lightgbm
+
+    x, y = _matrix(files)
+    data = lightgbm.Dataset(x, label=y, feature_name=FEATURES)
+    options = {"objective": "regression", "num_leaves": 31, "verbose": -1, "num_threads": 1, "seed": 1}
+    lightgbm.train(options, data, num_boost_round=500).save_model(folder / "trees.txt")
+    return str(folder / "trees.txt")
+
+
+def _python(folder: Path, files: tuple[Path, ...]) -> str:
+    return "keymodel:KeyModel"
+
+
+MODELS: dict[str, Callable[[Path, tuple[Path, ...]], str]] = {"python": _python, "lightgbm": _lightgbm}
+
+
+@pytest.fixture(scope="session", params=MODELS)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, featured: tuple[Path, ...]) -> str:
+    return MODELS[request.param](tmp_path_factory.mktemp("model"), featured)
+
+
+def test_same_bytes(model: str, featured: tuple[Path, ...], tmp_path: Path) -> None:
+    """1, 2 and 5 scorers, and 2 with a kill half way."""
+    found = {str(scorers): _published(_job(tmp_path, featured, model, scorers)) for scorers in (1, 2, 5)}
+    killed = _job(tmp_path, featured, model, 2, name="killed", sleep=0.05)
+    blow = strike(killed, 0, "worker", Point(phase="running", chunks_done=1, delay=0.0))
+    check_visible(killed, blow.look.state, ())
+    assert blow.hit, blow
+    assert 0 < len(blow.look.committed) < 25, blow
+    found["killed"] = _published(killed, run=1)
+    assert len(found["1"]) >= 20
+    for name, files in found.items():
+        assert files == found["1"], f"{name}: other bytes than one scorer's"
+
+
+def _job(
+    folder: Path, files: tuple[Path, ...], model: str, scorers: int, *, name: str = "", sleep: float = 0.0
+) -> CrashJob:
+    job = new_job(folder / (name or str(scorers)), files, model=model, scorers=scorers, sleep=sleep)
+    return job.but(keep="file_no,row_no")
+
+
+def _published(job: CrashJob, run: int = 0) -> dict[str, str]:
+    ran = once(job, run)
+    assert ran.code in (0, 3), ran
+    values = job.model.startswith("keymodel")
+    return checker.check(job.inputs, job.output, kept=("file_no", "row_no"), values=values).sha256

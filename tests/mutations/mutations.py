@@ -1,0 +1,164 @@
+"""Small wrong changes of the product, and for each the test that must go red."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """Text of a file under src/tidemill that stands there exactly once, and what it becomes."""
+
+    file: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutation:
+    """A defect. `test` is the node that must fail, for a reason that matches `because`."""
+
+    name: str
+    edits: tuple[Edit, ...]
+    test: str
+    because: str
+
+
+def _one(file: str, old: str, new: str) -> tuple[Edit, ...]:
+    return (Edit(file=file, old=old, new=new),)
+
+
+CRASH = "tests/crash"
+ORDER = f"{CRASH}/test_order.py::test_everything_is_durable_before_it_is_visible"
+
+MUTATIONS = (
+    Mutation(
+        name="part_not_synced",
+        edits=_one("durable/files.py", "                os.fsync(self._fd)\n", ""),
+        test=f"{ORDER}[error]",
+        because="published before it was durable",
+    ),
+    Mutation(
+        name="folders_not_synced",
+        edits=_one(
+            "durable/files.py",
+            "        os.fsync(fd)\n    finally:\n        os.close(fd)\n\n\ndef fsync_file",
+            "        pass\n    finally:\n        os.close(fd)\n\n\ndef fsync_file",
+        ),
+        test=f"{ORDER}[error]",
+        because="published before it was durable|names were durable",
+    ),
+    Mutation(
+        name="manifest_before_data",
+        edits=(
+            Edit(
+                file="sinks/local.py",
+                old="                for move in moves:\n                    put(",
+                new="                self._put_manifest(job_id)\n"
+                "                for move in moves:\n                    put(",
+            ),
+            Edit(
+                file="sinks/local.py",
+                old="                self._put_manifest(job_id)\n            except FileExistsError",
+                new="            except FileExistsError",
+            ),
+        ),
+        test=f"{ORDER}[error]",
+        because="AssertionError",
+    ),
+    Mutation(
+        name="exchange_repeated",
+        edits=(
+            Edit(file="durable/place.py", old="    if not is_done(move):\n", new="    if True:\n"),
+            Edit(
+                file="durable/place.py",
+                old="        if there is not None and not (replace and there == move.old):\n",
+                new="        if there is not None and not replace:\n",
+            ),
+            Edit(
+                file="durable/place.py",
+                old="    if move.new is not None and inode_of(move.staged) == move.new:\n        # The",
+                new="    if False:\n        # The",
+            ),
+        ),
+        test=f"{CRASH}/test_publish.py::test_killed_at_every_step_of_publishing[overwrite]",
+        because="Wrong|AssertionError",
+    ),
+    Mutation(
+        name="store_not_synchronous",
+        edits=_one("stores/sql/sqlite.py", "synchronous = FULL", "synchronous = OFF"),
+        test=f"{CRASH}/test_power.py::test_power_cut[0]",
+        because="acknowledged|lost",
+    ),
+    Mutation(
+        name="children_outlive_the_worker",
+        edits=_one(
+            "executors/child.py",
+            'if sys.platform == "linux" and _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:',
+            'if sys.platform == "linux" and _LIBC.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0) != 0:',
+        ),
+        test=f"{CRASH}/test_descendants.py::test_no_scorer_outlives_worker_and_zygote",
+        because="assert not",
+    ),
+    Mutation(
+        name="commit_without_the_fence",
+        edits=_one(
+            "stores/sql/tables.py",
+            "and_(jobs.c.id == lease.job_id, jobs.c.epoch == lease.epoch, jobs.c.token == lease.token)",
+            "and_(jobs.c.id == lease.job_id)",
+        ),
+        test=f"{CRASH}/test_freeze.py::test_a_worker_that_lost_its_job_changes_nothing[1]",
+        because="AssertionError|Wrong",
+    ),
+    Mutation(
+        name="output_not_locked",
+        edits=_one("sinks/local.py", "        while not lock.try_lock():\n", "        while False:\n"),
+        test="tests/contract/test_sink_local.py::TestLocalSink::test_one_of_many_wins",
+        because="test_one_of_many_wins",
+    ),
+    Mutation(
+        name="lease_not_asked_under_the_lock",
+        edits=_one(
+            "sinks/local.py",
+            '            if not is_current():\n                raise LeaseLost(f"Another process took over {job_id}',
+            '            if False:\n                raise LeaseLost(f"Another process took over {job_id}',
+        ),
+        test="tests/contract/test_sink_local.py::TestLocalSink::test_who_lost_the_lease_publishes_nothing",
+        because="DID NOT RAISE|assert",
+    ),
+    Mutation(
+        name="committed_parts_swept",
+        edits=_one("engine/worker.py", "        return lambda name: ", "        return lambda name: False and "),
+        test=f"{CRASH}/test_outputs.py::test_an_interrupted_run_keeps_what_is_done",
+        because="AssertionError|Wrong",
+    ),
+    Mutation(
+        name="committed_chunks_scored_again",
+        edits=_one(
+            "engine/scoring.py",
+            "            yield from range(start, first)\n",
+            "            yield from range(start, stop)\n",
+        ),
+        test=f"{CRASH}/test_outputs.py::test_an_interrupted_run_keeps_what_is_done",
+        because="AssertionError|Wrong",
+    ),
+    Mutation(
+        name="trust_not_checked",
+        edits=(
+            *_one("service/jobs.py", "    if not trusted:\n", "    if False:\n"),
+            *_one("engine/models.py", 'kind.carries_code and not model.get("trusted")', "False"),
+        ),
+        test="tests/acceptance/test_commands.py::test_a_model_that_carries_code_must_be_trusted[model.joblib]",
+        because="AssertionError|assert",
+    ),
+    Mutation(
+        name="row_swallowed",
+        edits=_one(
+            "engine/predicting.py",
+            "        if len(good):\n            whole =",
+            "        good = good[1:]\n        if len(good):\n            whole =",
+        ),
+        test=f"{CRASH}/test_outputs.py::test_the_same_command_after_success_is_up_to_date",
+        because="AssertionError|Wrong",
+    ),
+)
