@@ -320,7 +320,8 @@ def test_ambiguous_categories_must_be_named(tmp_path: Path) -> None:
     [
         (lambda text: text.replace(b"end of trees", b"end of tree"), "end of trees"),
         (lambda text: text.replace(b"tree_sizes=", b"tree_sizes=1"), "not where the header says"),
-        (lambda text: text.replace(b"\n", b"\r\n"), "does not begin"),
+        (lambda text: text.replace(b"\n", b"\r\n"), "line ends were changed"),
+        (lambda text: b"shrub" + text[4:], "does not begin"),
         (lambda text: text.replace(b"feature_infos", b"feature_info"), "lacks feature_infos"),
         (lambda text: text.replace(b"max_feature_idx=3", b"max_feature_idx=4"), "5 features are announced"),
         (lambda text: text.replace(b"Tree=1\n", b"Tree=7\n"), "tree 1 is not"),
@@ -333,6 +334,8 @@ def test_ambiguous_categories_must_be_named(tmp_path: Path) -> None:
         (lambda text: _edit(text, b"leaf_value=", b"1 2"), "leaf_value has"),
         (lambda text: _edit(text, b"cat_boundaries=", b"5"), "damaged"),
         (lambda text: _edit(text, b"num_leaves=", b"4"), "damaged"),
+        (lambda text: _edit(text, b"leaf_count=", b"-"), "damaged"),
+        (lambda text: _edit(text, b"internal_value=", b"1 2"), "internal_value has"),
     ],
 )
 def test_damage_is_named_before_the_library_sees_it(
@@ -435,3 +438,10 @@ def test_missing_library_says_what_to_install(model_file: Callable[[str], str]) 
     )
     done = subprocess.run([sys.executable, "-c", code, model_file("binary")], capture_output=True, text=True)
     assert done.stdout == "Run: pip install 'tidemill[lightgbm]'\n", done.stderr
+
+
+def test_a_closed_model_refuses(load: Callable[..., LightGBMModel]) -> None:
+    model = load("binary")
+    model.close()
+    with pytest.raises(ValueError, match="closed"):
+        model.predict(rows())

@@ -42,7 +42,6 @@ def _open() -> ctypes.CDLL | ModuleNotFoundError:
     finder.loader.exec_module(module)
     library: ctypes.CDLL = module._LIB
     library.LGBM_GetLastError.restype = ctypes.c_char_p
-    library.LGBM_RegisterLogCallback(_LOG_CALLBACK)
     return library
 
 
@@ -87,6 +86,8 @@ class Booster:
 
         Runs in the calling thread alone. Raises ValueError with the library's words.
         """
+        if not self._handle:
+            raise ValueError("the model is closed")
         rows, columns = matrix.shape
         if not rows:
             return np.empty((0, self.width) if self.width > 1 else 0, np.float64)
@@ -121,5 +122,7 @@ class Booster:
             self._call("LGBM_BoosterFree", handle)
 
     def _call(self, function: str, *arguments: Any) -> None:
+        # The library keeps one callback per thread.
+        self._library.LGBM_RegisterLogCallback(_LOG_CALLBACK)
         if getattr(self._library, function)(*arguments) != 0:
             raise RuntimeError(self._library.LGBM_GetLastError().decode(errors="replace"))

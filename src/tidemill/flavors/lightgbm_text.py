@@ -16,7 +16,7 @@ import numpy as np
 
 from tidemill.domain.errors import InvalidSpec, ModelUnusable
 
-BEGINNING = b"tree\n"
+BEGINNINGS = (b"tree\n", b"tree\r\n")
 _REQUIRED = ("num_class", "num_tree_per_iteration", "label_index", "max_feature_idx", "feature_names", "feature_infos")
 _CATEGORICAL = re.compile(r"^\[categorical_(?:feature|column): ([\d,]*)\]\s*$", re.MULTILINE)
 _CATEGORIES_KEY = "pandas_categorical:"
@@ -48,7 +48,7 @@ class BoosterText:
 
 def looks_like(head: bytes) -> bool:
     """Whether a file that begins so is a text model."""
-    return head.startswith(BEGINNING) and b"version=" in head[:64]
+    return head.startswith(BEGINNINGS) and b"version=" in head[:64]
 
 
 def read(text: bytes, path: str) -> BoosterText:
@@ -65,6 +65,8 @@ def read(text: bytes, path: str) -> BoosterText:
 def _read(text: bytes) -> BoosterText:
     if not looks_like(text):
         raise _DamageError("it does not begin with 'tree' and a version")
+    if b"\r" in text:
+        raise _DamageError("its line ends were changed on the way, so that trees are not where the header says")
     if b"\0" in text:
         raise _DamageError("it has zero bytes")
     end = text.find(b"\nend of trees")
@@ -130,9 +132,10 @@ def _check_tree(block: bytes, number: int, features: int) -> int:
     try:
         leaves, categorical = int(tree["num_leaves"]), int(tree["num_cat"])
         splits = leaves - 1
-        if leaves < 1 or not tree.get("shrinkage", "1"):
-            raise _DamageError(f"tree {number} has {leaves} leaves")
+        if leaves < 1:
+            raise _DamageError(f"it has {leaves} leaves")
         _numbers(tree, "leaf_value", leaves, float)
+        float(tree.get("shrinkage", "1"))
         if splits:
             _indices(tree, "split_feature", splits, 0, features - 1)
             _indices(tree, "left_child", splits, -leaves, splits - 1)
@@ -140,6 +143,7 @@ def _check_tree(block: bytes, number: int, features: int) -> int:
             _numbers(tree, "threshold", splits, float)
             kinds = _indices(tree, "decision_type", splits, -128, 127)
             _check_categories(tree, categorical, kinds)
+            _check_statistics(tree, leaves)
         if tree.get("is_linear", "0").strip() not in ("0", ""):
             _check_linear(tree, leaves, features)
     except (KeyError, ValueError, _DamageError) as exc:
@@ -160,6 +164,16 @@ def _indices(tree: Mapping[str, str], key: str, count: int, low: int, high: int)
     if found.min() < low or found.max() > high:
         raise _DamageError(f"{key} points outside of {low} to {high}")
     return found
+
+
+def _check_statistics(tree: Mapping[str, str], leaves: int) -> None:
+    """Arrays that no prediction needs, but the library reads."""
+    for key in ("split_gain", "internal_value", "internal_weight", "internal_count"):
+        if tree.get(key):
+            _numbers(tree, key, leaves - 1, float)
+    for key in ("leaf_weight", "leaf_count"):
+        if tree.get(key):
+            _numbers(tree, key, leaves, float)
 
 
 def _check_categories(tree: Mapping[str, str], count: int, kinds: np.ndarray[Any, Any]) -> None:

@@ -111,7 +111,8 @@ def faults(kills: Sequence[Kill]) -> list[str]:
     if not any(kill.recovery for kill in hit):
         found.append("no kill hit a recovery")
     for kill in kills:
-        if kill.chunks_done and kill.scored_after >= kill.chunks_total:
+        unfinished = kill.chunks_done < kill.chunks_total
+        if kill.chunks_done and unfinished and kill.scored_after >= kill.chunks_total:
             found.append(f"everything was scored again after {kill}")
         if kill.scored_again:
             found.append(f"{kill.scored_again} committed chunks were scored again after {kill}")
