@@ -24,6 +24,7 @@ $(INSTALLED): requirements/test.lock pyproject.toml tools/make_venv.sh tools/nee
 test: export TIDEMILL_CRASH_SEEDS = $(SEEDS)
 test-long: export TIDEMILL_CRASH_SEEDS = 100
 test-long: export TIDEMILL_CRASH_ALL_POINTS = 1
+test-long: export TIDEMILL_TEST_LONG = 1
 
 demo: setup  ## score real flights with a real model, from nothing to a result
 	$(PY) examples/flights/demo.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,49 @@ def _python(folder: Path, files: tuple[Path, ...]) -> str:
     return "keymodel:KeyModel"
 
 
-MODELS: dict[str, Callable[[Path, tuple[Path, ...]], str]] = {"python": _python, "lightgbm": _lightgbm}
+def _linear(folder: Path, files: tuple[Path, ...]) -> str:
+    """Its last bits depend on which rows share a batch. Powers of the features make it slow enough to hit."""
+    import pandas as pd
+    import skops.io
+    from sklearn.linear_model import Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+
+    x, y = _matrix(files)
+    model = make_pipeline(StandardScaler(), PolynomialFeatures(7), Ridge())
+    model.fit(pd.DataFrame(x[:2000].astype(np.float64), columns=FEATURES), y[:2000])
+    skops.io.dump(model, folder / "linear.skops")
+    return str(folder / "linear.skops")
+
+
+def _network(folder: Path, files: tuple[Path, ...]) -> str:
+    """Three wide layers with random weights; one input for each column."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng, widths = np.random.default_rng(3), (len(FEATURES), 1024, 1024, 1024, 1)
+    nodes, weights, last = [helper.make_node("Concat", FEATURES, ["x0"], axis=1)], [], len(widths) - 2
+    for layer, (before, after) in enumerate(pairwise(widths)):
+        w = rng.normal(scale=before**-0.5, size=(before, after)).astype(np.float32)
+        weights.append(numpy_helper.from_array(w, f"w{layer}"))
+        linear = "y" if layer == last else f"z{layer}"
+        nodes.append(helper.make_node("MatMul", [f"x{layer}", f"w{layer}"], [linear]))
+        if layer < last:
+            nodes.append(helper.make_node("Relu", [linear], [f"x{layer + 1}"]))
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 1]) for name in FEATURES]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, 1])
+    graph = helper.make_graph(nodes, "network", inputs, [output], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, folder / "network.onnx")
+    return str(folder / "network.onnx")
+
+
+MODELS: dict[str, Callable[[Path, tuple[Path, ...]], str]] = {
+    "python": _python,
+    "lightgbm": _lightgbm,
+    "linear": _linear,
+    "network": _network,
+}
 
 
 @pytest.fixture(scope="session", params=MODELS)

@@ -111,3 +111,9 @@ def test_what_may_feed_what(found: pa.DataType, wanted: pa.DataType, typed: bool
 def test_dates_to_times() -> None:
     found, bad = cast([date(2024, 2, 29), None], pa.date32(), pa.timestamp("us"))
     assert [str(value) for value in found] == ["2024-02-29 00:00:00", "None"] and bad == []
+
+
+def test_truth_values_are_numbers_for_a_model_that_wants_numbers() -> None:
+    values: list[object] = ["True", "false", " TRUE ", "1", "Truely", "yes"]
+    assert cast(values, pa.string(), pa.float64()) == ([1.0, 0.0, 1.0, 1.0, None, None], [4, 5])
+    assert cast(values, pa.string(), pa.int64()) == ([1, 0, 1, 1, None, None], [4, 5])

@@ -137,6 +137,9 @@ def _normalised(array: pa.Array, target: pa.DataType, nulls: pa.Array) -> pa.Arr
         text = pc.replace_substring_regex(text, r"^(.*[xX])", r"not a decimal: \1")
         text = pc.replace_substring_regex(text, r"^([+-]?\d+)\.0*$", r"\1")
     if pa.types.is_integer(target) or pa.types.is_floating(target):
+        # A model that was trained on truth values wants them as numbers, as pandas would have given them.
+        text = pc.replace_substring_regex(text, r"^(?:True|TRUE|true)$", "1")
+        text = pc.replace_substring_regex(text, r"^(?:False|FALSE|false)$", "0")
         text = pc.replace_substring_regex(text, r"^\+(\d|\.)", r"\1")
     return text
 
