@@ -108,6 +108,15 @@ def cast_text(array: pa.Array, target: pa.DataType, nulls: pa.Array) -> tuple[pa
     return pa.concat_arrays(pieces), failed
 
 
+def cast_feature(array: pa.Array, target: pa.DataType, nulls: pa.Array) -> tuple[pa.Array, list[int]]:
+    """As `cast_text`, but truth values are numbers too: a model that was trained on them wants 1 and 0."""
+    result, failed = cast_text(array, target, nulls)
+    if not failed or not (pa.types.is_integer(target) or pa.types.is_floating(target)):
+        return result, failed
+    text = pc.replace_substring_regex(array, r"^\s*(?:True|TRUE|true)\s*$", "1")
+    return cast_text(pc.replace_substring_regex(text, r"^\s*(?:False|FALSE|false)\s*$", "0"), target, nulls)
+
+
 def _try_cast(array: pa.Array, target: pa.DataType) -> pa.Array | None:
     try:
         return pc.cast(array, target)
@@ -137,9 +146,6 @@ def _normalised(array: pa.Array, target: pa.DataType, nulls: pa.Array) -> pa.Arr
         text = pc.replace_substring_regex(text, r"^(.*[xX])", r"not a decimal: \1")
         text = pc.replace_substring_regex(text, r"^([+-]?\d+)\.0*$", r"\1")
     if pa.types.is_integer(target) or pa.types.is_floating(target):
-        # A model that was trained on truth values wants them as numbers, as pandas would have given them.
-        text = pc.replace_substring_regex(text, r"^(?:True|TRUE|true)$", "1")
-        text = pc.replace_substring_regex(text, r"^(?:False|FALSE|false)$", "0")
         text = pc.replace_substring_regex(text, r"^\+(\d|\.)", r"\1")
     return text
 

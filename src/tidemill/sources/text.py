@@ -14,7 +14,7 @@ import pyarrow as pa
 from tidemill.domain.errors import InputUnreadable, InvalidSpec
 from tidemill.domain.plan import Block, InputFile, Segment
 from tidemill.ports.source import FileFacts, Rows, Source, UnreadRow
-from tidemill.sources.cast import Caster, cast_text
+from tidemill.sources.cast import Caster, cast_feature
 from tidemill.sources.compression import DEFAULT_MAX_SPOOL_BYTES, plain_path
 from tidemill.sources.pinned import check_pinned, pinned, readable
 from tidemill.sources.records import CHUNK_BYTES, MAX_RECORD_BYTES, RAW_BYTES, Grammar, Piece, pieces
@@ -111,7 +111,7 @@ class TextSource(Source):
         return pinned(segment.file, self._read(segment, columns, caster, batch_rows))
 
     def cast_text(self, column: pa.Array, wanted: pa.DataType) -> tuple[pa.Array, Sequence[int]]:
-        return cast_text(column, wanted, pa.array(list(self.null_values), pa.string()))
+        return cast_feature(column, wanted, pa.array(list(self.null_values), pa.string()))
 
     def _read(self, segment: Segment, columns: Sequence[str], caster: Caster, batch_rows: int) -> Iterator[Rows]:
         with readable(segment.file), self._plain_path(segment.file).open("rb") as text:
