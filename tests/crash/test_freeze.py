@@ -19,6 +19,7 @@ from tests.crash.rig.strike import check, finish_and_check
 
 SEEDS = int(os.environ.get("TIDEMILL_CRASH_SEEDS", "20"))
 SHORT = {"TIDEMILL_LEASE_SECONDS": "1", "TIDEMILL_HEARTBEAT_SECONDS": "0.2"}
+LONG = {"TIDEMILL_LEASE_SECONDS": "600", "TIDEMILL_HEARTBEAT_SECONDS": "0.2"}
 PHASES = ("running", "committing", "running")
 
 
@@ -55,9 +56,12 @@ def test_another_run_meets_a_frozen_worker(seed: int, job: CrashJob) -> None:
 
 @pytest.mark.parametrize("seed", range(1, SEEDS, 2))
 def test_a_worker_that_lost_its_job_changes_nothing(seed: int, job: CrashJob) -> None:
-    """While it is frozen somebody takes its job: no row, no counter, no output of its own after that."""
+    """While it is frozen somebody takes its job: no row, no counter, no output of its own after that.
+
+    By its own clock its lease still holds when it thaws, so that nothing but the fence can stop it.
+    """
     rng = random.Random(f"thief {seed}")
-    job = job.but(environment=SHORT)
+    job = job.but(environment=LONG)
     first, frozen = _freeze(job, PHASES[seed // 2 % 3], rng)
     taken = steal(job, first.pid)
     before = _stored(job)
