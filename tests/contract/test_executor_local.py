@@ -10,19 +10,24 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tidemill.domain.errors import ChildDied
-from tidemill.executors.children import Zygote
-from tidemill.executors.local import LocalExecutor, LocalScorerSet
+from tidemill.executors.children import Brood, Child, Zygote
+from tidemill.executors.local import LocalExecutor
+from tidemill.executors.scorers import LocalScorerSet
 from tidemill.ports.executor import Done, ScorerLost
+from tidemill.testing.children import RESTING_BYTES
 from tidemill.testing.executor import (
     ENTRIES,
     ExecutorContract,
     collect,
+    done_with,
     ended,
     finish,
     make_run,
@@ -38,7 +43,7 @@ LOCAL = "tests.contract.local_entries"
 
 @pytest.fixture
 def executor() -> Iterator[LocalExecutor]:
-    it = LocalExecutor()
+    it = LocalExecutor(warm_bytes=2**30)
     yield it
     it.close()
 
@@ -57,7 +62,7 @@ class TestLocalExecutor(ExecutorContract):
 
 
 def zygote_of(executor: LocalExecutor) -> int:
-    zygote: Zygote = executor._zygote
+    zygote: Zygote = executor._nursery.zygote()
     assert zygote.pid is not None
     return zygote.pid
 
@@ -81,6 +86,10 @@ def descendants() -> set[int]:
             found |= new
             waiting += new
     return found
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def open_files() -> int:
@@ -450,23 +459,190 @@ class TestNothingIsLeftBehind:
         assert len(errors) == 1
 
 
+def rested(executor: LocalExecutor) -> list[int]:
+    """Pids of the idle scorers, the longest idle first, when each has said what it holds."""
+    held = executor._nursery.warm
+    wait_until(lambda: all(size == RESTING_BYTES for _, size in held.held))
+    return [pid for pid, _ in held.held]
+
+
+def folders(tmp_path: Path, count: int) -> list[Path]:
+    made = [tmp_path / str(number) for number in range(count)]
+    for folder in made:
+        folder.mkdir()
+    return made
+
+
+class TestBoundsOfIdleScorers:
+    def test_least_recently_used_go_when_there_is_too_much(self, tmp_path: Path) -> None:
+        executor = LocalExecutor(warm_bytes=3 * RESTING_BYTES)
+        a, b, c, d = folders(tmp_path, 4)
+        for folder in (a, b, c):
+            done_with(executor, folder, warm_key=folder.name).release()
+        assert rested(executor) == [*pids_in(a), *pids_in(b), *pids_in(c)]
+        done_with(executor, a, warm_key=a.name).release()
+        done_with(executor, d, warm_key=d.name).release()
+        wait_until(lambda: len(rested(executor)) == 3)
+        assert rested(executor) == [*pids_in(c), *pids_in(a), *pids_in(d)]
+        wait_until(lambda: not any(process_runs(pid) for pid in pids_in(b)))
+        executor.close()
+
+    def test_one_that_is_larger_than_the_bound_is_not_kept(self, tmp_path: Path) -> None:
+        executor = LocalExecutor(warm_bytes=RESTING_BYTES - 1)
+        done_with(executor, tmp_path, warm_key="k").release()
+        wait_until(lambda: not any(process_runs(pid) for pid in pids_in(tmp_path)))
+        assert executor._nursery.warm.held == []
+        executor.close()
+
+    def test_nothing_is_kept_by_default(self, tmp_path: Path) -> None:
+        executor = LocalExecutor()
+        done_with(executor, tmp_path, warm_key="k").release()
+        assert not any(process_runs(pid) for pid in pids_in(tmp_path))
+        executor.close()
+
+    def test_those_that_nobody_wants_for_long_end(self, tmp_path: Path) -> None:
+        executor = LocalExecutor(warm_bytes=2**30, idle_seconds=0.6)
+        done_with(executor, tmp_path, warm_key="k").release()
+        assert len(rested(executor)) == 1
+        wait_until(lambda: not any(process_runs(pid) for pid in pids_in(tmp_path)))
+        assert executor._nursery.warm.held == []
+        executor.close()
+
+    @pytest.mark.parametrize("how", ["die", "rave"])
+    def test_one_that_does_not_rest_well_is_ended(self, tmp_path: Path, how: str) -> None:
+        executor = LocalExecutor(warm_bytes=2**30)
+        spec = scorer_spec(tmp_path, warm_key="k")
+        scorers = executor.lease(replace(spec, job={**spec.job, "rests": how}), 1, stall_seconds=30)
+        scorers.submit(make_run("done-1"))
+        finish(scorers, 1)
+        scorers.release()
+        wait_until(lambda: executor._nursery.warm.held == [])
+        wait_until(lambda: not any(process_runs(pid) for pid in pids_in(tmp_path)))
+        done_with(executor, tmp_path, warm_key="k").kill()
+        assert len(pids_in(tmp_path)) == 2
+        executor.close()
+
+    def test_handovers_leak_no_descriptor(self, executor: LocalExecutor, tmp_path: Path) -> None:
+        done_with(executor, tmp_path, warm_key="k").release()
+        files = open_files()
+        for _ in range(20):
+            with_session = executor.session("job")
+            done_with(with_session, tmp_path, warm_key="k").release()
+            with_session.close()
+        assert len(pids_in(tmp_path)) == 1
+        assert open_files() == files
+
+    def test_zygotes_of_other_interpreters_end_when_nobody_uses_them(self, tmp_path: Path) -> None:
+        executor = LocalExecutor(idle_seconds=0.3)
+        ask = partial(executor.call, f"{ENTRIES}:interpreter", {}, python=sys.executable)
+        pid = ask()["parent"]
+        assert ask()["parent"] == pid != zygote_of(executor)
+        scorers = executor.lease(scorer_spec(tmp_path, python=sys.executable), 1, stall_seconds=30)
+        time.sleep(0.4)
+        executor.call(f"{ENTRIES}:echo", {})
+        assert process_runs(pid)
+        scorers.kill()
+        time.sleep(0.4)
+        executor.call(f"{ENTRIES}:echo", {})
+        assert not process_lives(pid)
+        assert ask()["parent"] != pid
+        executor.close()
+
+
+class TestThreads:
+    def test_children_outlive_the_thread_that_first_needed_them(self, tmp_path: Path) -> None:
+        """The kernel ends a zygote with the thread that started it."""
+        made: list[LocalExecutor] = []
+        sets: list[LocalScorerSet] = []
+
+        def begin() -> None:
+            made.append(LocalExecutor())
+            made[0].call(f"{ENTRIES}:echo", {}, python=sys.executable)
+            for python in (None, sys.executable):
+                sets.append(made[0].lease(scorer_spec(tmp_path, python=python), 1, stall_seconds=30))
+
+        thread = threading.Thread(target=begin)
+        thread.start()
+        thread.join()
+        time.sleep(0.2)
+        for scorers in sets:
+            scorers.submit(make_run("done-1"))
+            assert all(isinstance(event, Done) for event in finish(scorers, 1))
+        assert len(pids_in(tmp_path)) == 2
+        made[0].close()
+
+    def test_child_that_is_made_while_all_are_killed_is_killed_too(self, executor: LocalExecutor) -> None:
+        brood = Brood("job_1")
+
+        def fork() -> Child:
+            child = executor._nursery.zygote().fork("tidemill.executors.child:run_task")
+            brood.kill()
+            return child
+
+        child = brood.bear(fork)
+        assert child.struck
+        death = child.death()
+        assert death is not None
+        assert death.cause == "killed with all that ran for job_1"
+        child.close()
+
+    def test_sessions_may_be_killed_at_any_time(self, executor: LocalExecutor, tmp_path: Path) -> None:
+        """Jobs in threads, each killed again and again by another; each run is told exactly once."""
+        seeds = folders(tmp_path, 3)
+        errors: list[BaseException] = []
+
+        def work(folder: Path) -> None:
+            chance = random.Random(folder.name)
+            session = executor.session(folder.name)
+            try:
+                for number in range(15):
+                    killer = threading.Timer(chance.random() * 0.05, session.kill)
+                    killer.start()
+                    scorers = session.lease(scorer_spec(folder, warm_key=folder.name), 2, stall_seconds=30)
+                    names = [f"{number}-{each}" for each in range(4)]
+                    for name in names:
+                        scorers.submit(make_run(f"slow-{name}"))
+                    assert sorted(ended(finish(scorers, 4))) == [f"slow-{name}" for name in names]
+                    scorers.release() if number % 2 else scorers.kill()
+                    killer.join()
+                    assert session.call(f"{ENTRIES}:echo", {"n": number})["request"] == {"n": number}
+                session.close()
+            except BaseException as exc:
+                errors.append(exc)
+
+        threads = [threading.Thread(target=work, args=(folder,)) for folder in seeds]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+        idle = {pid for pid, _ in executor._nursery.warm.held}
+        started = {pid for folder in seeds for pid in pids_in(folder)}
+        assert {pid for pid in started if process_runs(pid)} <= idle
+
+
 WORKER = """
 import sys, threading
 from pathlib import Path
 from tidemill.executors.local import LocalExecutor
-from tidemill.testing.executor import make_run, scorer_spec
+from tidemill.testing.executor import done_with, make_run, scorer_spec
 
 folder = Path(sys.argv[1])
-executor = LocalExecutor()
-print("once", executor._zygote.pid, flush=True)
-scorers = executor.lease(scorer_spec(folder), 2, stall_seconds=600)
+executor = LocalExecutor(warm_bytes=2**30)
+print("once", executor._nursery.zygote().pid, flush=True)
+done_with(executor, folder / "idle", warm_key="k").release()
+spec = scorer_spec(folder / "elsewhere", python=sys.executable)
+elsewhere = executor.session("job_2").lease(spec, 1, stall_seconds=600)
+elsewhere.submit(make_run("stall-9"))
+scorers = executor.session("job_1").lease(scorer_spec(folder), 2, stall_seconds=600)
 for number in range(4):
     scorers.submit(make_run(f"stall-{number}"))
 pid_file = str(folder / "task")
 request = {"pid_file": pid_file, "gil": True}
 threading.Thread(target=executor.call, args=("tidemill.testing.children:hang", request), daemon=True).start()
 while True:
-    scorers.poll(1)
+    scorers.poll(0.2)
+    elsewhere.poll(0.2)
 """
 """No guard, and no file: children must not need to import what started them."""
 
@@ -476,6 +652,9 @@ class TestDeathOfTheWorker:
     def test_nobody_lives_a_second_longer_though_native_code_holds_the_lock(
         self, tmp_path: Path, by_interrupt: bool
     ) -> None:
+        others = [tmp_path / "idle", tmp_path / "elsewhere"]
+        for other in others:
+            other.mkdir()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         worker = subprocess.Popen(
             [sys.executable, "-", str(tmp_path)],
@@ -492,13 +671,15 @@ class TestDeathOfTheWorker:
         word, zygote = worker.stdout.readline().split()
         task = tmp_path / "task"
         wait_until(lambda: len(pids_in(tmp_path)) == 2 and task.exists() and task.read_text() != "")
-        everyone = {int(zygote), int(task.read_text()), *pids_in(tmp_path)}
+        wait_until(lambda: all(len(pids_in(other)) == 1 for other in others))
+        everyone = {int(zygote), int(task.read_text()), *pids_in(tmp_path), *(p for o in others for p in pids_in(o))}
+        everyone |= {parent_of(pid) for pid in pids_in(others[1])}
         time.sleep(0.2)
         assert all(process_runs(pid) for pid in everyone)
         worker.send_signal(signal.SIGINT if by_interrupt else signal.SIGKILL)
         worker.wait(60)
         time.sleep(1)
-        assert (word, len(everyone)) == ("once", 4)
+        assert (word, len(everyone)) == ("once", 7)
         assert [pid for pid in everyone if process_runs(pid)] == []
         assert worker.stdout.read() == ""
         worker.stdout.close()

@@ -8,22 +8,21 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, event, inspect, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Connection, event, text
 
-from tidemill.domain.errors import StoreUnusable
-from tidemill.domain.job import LEASED, TRANSITIONS, JobState
+from tidemill.domain.errors import Refused, StoreUnavailable, StoreUnusable
 from tidemill.durable.locks import FileLock
 from tidemill.stores.sql import migrations, sqlite, tables
 from tidemill.stores.sql import store as sql_store
 from tidemill.stores.sql.store import SqlStore, open_store
-from tidemill.testing.store import StoreContract, new_job, new_plan, new_receipt
+from tidemill.testing.store import LockedWorkersSuite, StoreContract, new_job, new_plan, new_receipt
 
 
-class TestSqliteStore(StoreContract):
+class TestSqliteStore(StoreContract, LockedWorkersSuite):
     opener = "tidemill.stores.sql.store:open_store"
 
     @pytest.fixture
@@ -38,7 +37,7 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def sql(home: Path) -> Iterator[SqlStore]:
-    store = SqlStore.open(home)
+    store = open_store(home)
     yield store
     store.close()
 
@@ -91,99 +90,6 @@ def test_the_clock_is_in_milliseconds(sql: SqlStore) -> None:
         now = sql.database.now(connection)
         seconds = connection.execute(text("SELECT strftime('%s', 'now')")).scalar_one()
     assert 0 <= int(seconds) * 1000 + 1000 - now <= 60_000
-
-
-def test_the_database_holds_the_table_of_transitions(sql: SqlStore) -> None:
-    with sql.database.read() as connection:
-        stored = {(row.before, row.after) for row in connection.execute(tables.transitions.select())}
-    assert stored == {(before.value, after.value) for before in TRANSITIONS for after in TRANSITIONS[before]}
-
-
-@pytest.mark.parametrize("before", list(JobState))
-@pytest.mark.parametrize("after", list(JobState))
-def test_the_database_refuses_other_transitions(sql: SqlStore, before: JobState, after: JobState) -> None:
-    sql.jobs.submit(new_job("job_a"))
-    lease = {"token": "t", "worker_id": "w", "lease_until_ms": 1}
-    free: dict[str, object] = dict.fromkeys(lease)
-
-    def values(state: JobState) -> dict[str, object]:
-        rejected = int(state is JobState.SUCCEEDED_WITH_REJECTIONS)
-        held = lease if state in LEASED else free
-        return {"state": state.value, "rows_total": rejected, "rows_rejected": rejected, **held}
-
-    trigger = _trigger(sql)
-    with sql.database.write() as connection:
-        connection.execute(text("DROP TRIGGER jobs_follow"))
-        connection.execute(tables.jobs.update().values(values(before)))
-        connection.exec_driver_sql(trigger)
-        change = tables.jobs.update().values(values(after)).returning(tables.jobs.c.state)
-        if after == before or after in TRANSITIONS[before]:
-            assert connection.execute(change).scalar_one() == after
-        else:
-            with pytest.raises(IntegrityError, match="cannot follow"):
-                connection.execute(change)
-
-
-def _trigger(sql: SqlStore) -> str:
-    with sql.database.read() as connection:
-        found = connection.execute(text("SELECT sql FROM sqlite_master WHERE name = 'jobs_follow'")).scalar_one()
-    return str(found)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"state": "done"},
-        {"want": "sleep"},
-        {"epoch": -1},
-        {"crashes": -1},
-        {"token": "t"},
-        {"lease_until_ms": 1},
-        {"state": "planning"},
-        {"state": "planning", "token": "t", "worker_id": "w"},
-        {"rows_predicted": 1},
-        {"chunks_done": 1},
-        {"rows_rejected": -1},
-        {"foreground": 2},
-        {"name": None},
-    ],
-    ids=str,
-)
-def test_the_database_refuses_impossible_jobs(sql: SqlStore, wrong: dict[str, object]) -> None:
-    sql.jobs.submit(new_job("job_a"))
-    assignments = ", ".join(f"{name} = :{name}" for name in wrong)
-    with sql.database.write() as connection:
-        with pytest.raises(IntegrityError):
-            connection.execute(text(f"UPDATE jobs SET {assignments}"), wrong)
-    assert sql.jobs.get("job_a").state is JobState.QUEUED
-
-
-def test_documents_never_change(sql: SqlStore) -> None:
-    sql.jobs.submit(new_job("job_a"))
-    with sql.database.write() as connection:
-        with pytest.raises(IntegrityError, match="never change"):
-            connection.execute(text("UPDATE documents SET body = '{}'"))
-
-
-def test_chunks_belong_to_jobs(sql: SqlStore) -> None:
-    row = {"job_id": "job_none", "chunk": 0, "epoch": 1, "rows": 0, "predicted": 0, "rejected": 0, "receipt": {}}
-    with sql.database.write() as connection:
-        with pytest.raises(IntegrityError, match="FOREIGN KEY"):
-            connection.execute(tables.chunks.insert().values(**row, committed_at_ms=0))
-
-
-def test_tables_and_migrations_agree(sql: SqlStore) -> None:
-    with sql.database.read() as connection:
-        inspector = inspect(connection)
-        assert set(inspector.get_table_names()) == set(tables.metadata.tables)
-        for table in tables.metadata.tables.values():
-            there = {column["name"]: column["nullable"] for column in inspector.get_columns(table.name)}
-            keys = set(inspector.get_pk_constraint(table.name)["constrained_columns"])
-            assert list(there) == [column.name for column in table.columns]
-            assert keys == {column.name for column in table.primary_key}
-            assert {name: null for name, null in there.items() if name not in keys} == {
-                column.name: column.nullable for column in table.columns if column.name not in keys
-            }
 
 
 def test_migrations_are_numbered_without_gaps(sql: SqlStore) -> None:
@@ -261,7 +167,7 @@ def test_closing_leaves_no_lock_file_and_no_log(home: Path) -> None:
 
 def test_the_url_names_the_file(sql: SqlStore, home: Path) -> None:
     assert sql.url == f"sqlite:///{home}/tidemill.db"
-    for other in ("postgresql://localhost/tidemill", f"sqlite:///{home}/other.db"):
+    for other in ("mysql://localhost/tidemill", f"sqlite:///{home}/other.db"):
         with pytest.raises(StoreUnusable, match="home folder"):
             open_store(other)
 
@@ -413,6 +319,7 @@ def test_a_database_that_stays_locked(sql: SqlStore, home: Path) -> None:
     other.execute("BEGIN IMMEDIATE")
     error = _unusable(lambda: sql.jobs.submit(new_job("job_a")), home)
     other.close()
+    assert isinstance(error, StoreUnavailable)
     assert "locked" in error.message
     assert "fuser" in (error.remedy or "")
 
@@ -421,6 +328,70 @@ def test_a_workers_folder_that_is_gone(sql: SqlStore, home: Path) -> None:
     (home / "workers").rmdir()
     with pytest.raises(StoreUnusable, match=r"w\.lock"):
         sql.workers.register("w")
+
+
+def test_check_finds_damage(sql: SqlStore, home: Path) -> None:
+    for number in range(50):
+        sql.jobs.submit(new_job(f"job_{number:06d}"))
+    assert sql.check() == {"url": sql.url, "schema": 2, "newest_schema": 2}
+    sql.close()
+    with sqlite3.connect(home / "tidemill.db") as raw:
+        page = raw.execute("SELECT rootpage FROM sqlite_master WHERE name = 'events'").fetchone()[0]
+        size = raw.execute("PRAGMA page_size").fetchone()[0]
+    raw.close()
+    with (home / "tidemill.db").open("r+b") as file:
+        file.seek((page - 1) * size + 8)
+        file.write(b"\xff" * 64)
+    error = _unusable(sql.check, home)
+    assert "backup" in (error.remedy or "")
+
+
+# Backups
+
+
+def test_a_backup_holds_all_that_was_acknowledged(sql: SqlStore, tmp_path: Path) -> None:
+    done = threading.Event()
+    acknowledged: list[str] = []
+
+    def submit() -> None:
+        number = 0
+        while not done.is_set():
+            acknowledged.append(sql.jobs.submit(new_job(f"job_{number:06d}"))[0].id)
+            number += 1
+
+    with ThreadPoolExecutor(1) as pool:
+        submitting = pool.submit(submit)
+        while len(acknowledged) < 5:
+            assert not submitting.done()
+        before = list(acknowledged)
+        (tmp_path / "backups").mkdir()
+        sql.back_up(str(tmp_path / "backups" / "tidemill.db"))
+        done.set()
+        submitting.result()
+    assert [path.name for path in (tmp_path / "backups").iterdir()] == ["tidemill.db"]
+    copy = open_store(tmp_path / "backups")
+    kept = {job.id for job in copy.jobs.list(limit=1000)}
+    assert set(before) <= kept <= set(acknowledged)
+    copy.jobs.submit(new_job("job_new"))
+    assert copy.check()["schema"] == 2
+    copy.close()
+
+
+@pytest.mark.parametrize("there", [b"", b"something"])
+def test_a_backup_replaces_nothing(sql: SqlStore, tmp_path: Path, there: bytes) -> None:
+    target = tmp_path / "copy.db"
+    target.write_bytes(there)
+    with pytest.raises(Refused, match=r"copy\.db is there already"):
+        sql.back_up(str(target))
+    assert target.read_bytes() == there
+    assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["copy.db"]
+
+
+def test_a_backup_that_cannot_be_written(sql: SqlStore, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="nowhere") as caught:
+        sql.back_up(str(tmp_path / "nowhere" / "copy.db"))
+    assert caught.value.remedy
+    assert sql.jobs.list() == []
 
 
 # Weight

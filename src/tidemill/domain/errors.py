@@ -13,8 +13,15 @@ TidemillError
 │   ├── OutputBusy             another live job holds the output
 │   ├── OutputMismatch         an unfinished, different job holds the output
 │   ├── UpgradeRefused         libraries changed since the plan was made
-│   ├── TooLarge               a bound of the chosen output would be passed
+│   ├── TooLarge               a bound of the chosen output, or of a request, would be passed
+│   ├── WrongState             the job's state does not allow it
+│   ├── KeyReused              an idempotency key came with another request
+│   ├── NotAuthenticated       no valid API key
+│   ├── NotAllowed             the key's role does not reach so far
+│   ├── TooManyRequests        the key's rate limit was passed
+│   ├── EnvironmentUnusable    a model's own environment cannot be made
 │   └── StoreUnusable          the metadata store cannot be used
+│       └── StoreUnavailable   it does not answer now; later it may
 ├── JobFailed                  the job started and cannot succeed
 │   ├── InputChanged           an input file is not the one that was planned
 │   ├── InputUnreadable        an input file cannot be read at all
@@ -25,6 +32,8 @@ TidemillError
 │   ├── OutputUnwritable       disk full, I/O error, no permission
 │   ├── CountsDiffer           planned, predicted and rejected rows do not reconcile
 │   └── ChildDied              a child process died and nothing explains it better
+├── ServiceUnreachable         no Tidemill service answers at that address
+├── StillRunning               the wait is over and the job is not
 ├── LeaseLost                  somebody else holds the job; this process changes nothing
 ├── Stopped                    somebody asked to stop; what was committed is kept
 └── Damaged                    a finished output is not what its manifest says
@@ -144,6 +153,48 @@ class StoreUnusable(Refused):
     code = "store_unusable"
 
 
+class StoreUnavailable(StoreUnusable):
+    """The metadata store does not answer."""
+
+    code = "store_unavailable"
+
+
+class WrongState(Refused):
+    """The job's state does not allow it."""
+
+    code = "wrong_state"
+
+
+class KeyReused(Refused):
+    """This idempotency key belongs to another request."""
+
+    code = "idempotency_key_reused"
+
+
+class NotAuthenticated(Refused):
+    """A valid API key is needed."""
+
+    code = "not_authenticated"
+
+
+class NotAllowed(Refused):
+    """This API key may not do that."""
+
+    code = "not_allowed"
+
+
+class TooManyRequests(Refused):
+    """Too many requests with this API key."""
+
+    code = "too_many_requests"
+
+
+class EnvironmentUnusable(Refused):
+    """The model's environment cannot be made."""
+
+    code = "environment_unusable"
+
+
 class JobFailed(TidemillError):
     """The job failed."""
 
@@ -202,6 +253,18 @@ class ChildDied(JobFailed):
     """A child process died."""
 
     code = "child_died"
+
+
+class ServiceUnreachable(TidemillError):
+    """The service cannot be reached."""
+
+    code = "service_unreachable"
+
+
+class StillRunning(TidemillError):
+    """The job has not ended yet."""
+
+    code = "still_running"
 
 
 class LeaseLost(TidemillError):

@@ -8,6 +8,10 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
+from tidemill.domain.access import DEFAULT_TENANT
+from tidemill.domain.admission import Needs, Reason
+from tidemill.domain.model import Pin
+
 
 class JobState(StrEnum):
     """Where a job stands; `TRANSITIONS` says where it can go."""
@@ -35,8 +39,8 @@ _S = JobState
 TRANSITIONS = MappingProxyType(
     {
         _S.QUEUED: frozenset({_S.PLANNING, _S.RUNNING, _S.COMMITTING, _S.PAUSED, _S.CANCELLED}),
-        _S.PLANNING: frozenset({_S.RUNNING, _S.PAUSED, _S.FAILED, _S.CANCELLED}),
-        _S.RUNNING: frozenset({_S.COMMITTING, _S.PAUSED, _S.FAILED, _S.CANCELLED}),
+        _S.PLANNING: frozenset({_S.QUEUED, _S.RUNNING, _S.PAUSED, _S.FAILED, _S.CANCELLED}),
+        _S.RUNNING: frozenset({_S.QUEUED, _S.COMMITTING, _S.PAUSED, _S.FAILED, _S.CANCELLED}),
         _S.COMMITTING: frozenset({_S.SUCCEEDED, _S.SUCCEEDED_WITH_REJECTIONS, _S.FAILED}),
         _S.PAUSED: frozenset({_S.QUEUED, _S.CANCELLED}),
         _S.FAILED: frozenset({_S.QUEUED, _S.CANCELLED}),
@@ -45,7 +49,8 @@ TRANSITIONS = MappingProxyType(
         _S.CANCELLED: frozenset(),
     }
 )
-"""Which state may follow which. A claim takes `queued` back to where the job had got to."""
+"""Which state may follow which. A claim takes `queued` back to where the job had got to; a worker that
+ends hands its jobs back to `queued`."""
 
 LEASED = frozenset({_S.PLANNING, _S.RUNNING, _S.COMMITTING})
 """States in which one worker holds the job; only the holder may change it."""
@@ -96,6 +101,59 @@ class NewJob:
     """Absolute path of the job's staging folder."""
     foreground: bool = False
     priority: int = 0
+    tenant: str = DEFAULT_TENANT
+    owner: str = ""
+    """The key that submitted it, or the person: whose share of the machines it takes."""
+    model: Pin | None = None
+    """The pinned model; every job that a service runs has one."""
+    needs: Needs = field(default_factory=Needs)
+    parent_id: str | None = None
+    """The job whose rejected rows it scores again, or that it was cloned from."""
+    managed: bool = False
+    """Whether the service chose the output and may delete it when its time is over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Idempotency:
+    """A promise to the caller: the same key gives the same job. Keys of tenants are apart."""
+
+    key: str
+    request_digest: str
+    """sha256 of everything the request said; with another one the key is refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """Why a queued job is not running yet, and how many start before it (`place` counts from 1)."""
+
+    place: int
+    reason: Reason
+    detail: str
+    """One sentence for people, with the figures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobEvent:
+    """A change of a job's state. Numbers grow over all jobs."""
+
+    number: int
+    job_id: str
+    at: datetime
+    state: JobState
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobFilter:
+    """Which jobs to list; every condition must hold."""
+
+    tenant: str | None = None
+    states: tuple[JobState, ...] = ()
+    name: str | None = None
+    owner: str | None = None
+    model: str | None = None
+    """The name of a registered model."""
+    parent_id: str | None = None
+    labels: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +190,12 @@ class Job:
     finished_at: datetime | None
     labels: dict[str, str] = field(default_factory=dict)
     """Of the spec, until somebody replaced them."""
+    tenant: str = DEFAULT_TENANT
+    owner: str = ""
+    model: Pin | None = None
+    needs: Needs = field(default_factory=Needs)
+    parent_id: str | None = None
+    managed: bool = False
 
     @property
     def planned(self) -> bool:

@@ -35,7 +35,10 @@ class Block:
 class Segment:
     """The part of one file that a chunk reads: rows [row_start, row_stop) of the file, which lie in
     blocks that span [start, stop) in the source's units; `block_row` is the row number of the first
-    row at `start`, so a source skips `row_start - block_row` rows."""
+    row at `start`, so a source skips `row_start - block_row` rows.
+
+    With `selected`, only those rows of the file are meant (ascending, all within the range): a source
+    reads the whole range, and what was not selected is dropped right after."""
 
     file_number: int
     file: InputFile
@@ -44,10 +47,15 @@ class Segment:
     block_row: int
     start: int
     stop: int
+    selected: tuple[int, ...] | None = None
 
     @property
     def rows(self) -> int:
-        return self.row_stop - self.row_start
+        return self.row_stop - self.row_start if self.selected is None else len(self.selected)
+
+    def row_number(self, position: int) -> int:
+        """The number in the file of the segment's row at that position."""
+        return self.row_start + position if self.selected is None else self.selected[position]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +71,32 @@ class Chunk:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which rows of the snapshot a job scores, when not all: those that another job rejected.
+
+    `first_rows` say for each file with such rows, in input order, how many rows of the snapshot lie
+    before it: with the row key that gives a row's place among all rows.
+    """
+
+    parent_id: str
+    snapshot_rows: int
+    first_rows: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Selection:
+        return Selection(**{**data, "first_rows": tuple(data["first_rows"])})
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlanSummary:
     """What the worker and the store know of a plan; the files and chunks lie in staging.
 
-    `digest` is over the plan's files in staging. `columns` are the input columns to read, in file
-    order; `kept` those that go to the output. Everything here was decided before the first chunk.
+    `digest` is over the plan's files in staging; `rows` are those to be scored. `columns` are the input
+    columns to read, in file order; `kept` those that go to the output. Everything here was decided before
+    the first chunk.
     """
 
     digest: str
@@ -97,6 +126,8 @@ class PlanSummary:
     """Digests that every part carries; equal runs give equal bytes."""
     libraries: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
+    selection: Selection | None = None
+    """None: every row of the snapshot."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -112,5 +143,6 @@ class PlanSummary:
                 "output_schema": tuple((name, kind) for name, kind in data["output_schema"]),
                 "libraries": tuple((name, version) for name, version in data["libraries"]),
                 "warnings": tuple(data["warnings"]),
+                "selection": Selection.from_json(selection) if (selection := data.get("selection")) else None,
             }
         )

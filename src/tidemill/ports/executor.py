@@ -16,10 +16,16 @@ class ScorerSpec:
 
     entry: str
     job: Mapping[str, Any]
-    """What the entry point is called with first, as JSON: staging, model, plan digest, threads."""
+    """What the entry point is called with first, as JSON: staging, model, plan digest, threads. A scorer
+    that was kept is handed it instead."""
+    python: str | None = None
+    """The interpreter that runs it, by its absolute path; None is this one."""
     preload: tuple[str, ...] = ()
     memory_bytes: int | None = None
     """Bound of the scorer's private memory; beyond it allocations fail."""
+    warm_key: str | None = None
+    """A digest of what the scorer has loaded and keeps when its job is done: the model and how it was
+    loaded. One that is kept serves a later spec that differs in nothing but `job`. None: never kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,11 +159,17 @@ class ScorerSet(ABC):
 
     @abstractmethod
     def release(self) -> None:
-        """Give the scorers back. Nothing is in flight."""
+        """Give the scorers back: the job did well and nothing is in flight.
+
+        They may be kept for a later lease of an equal `warm_key`, but none of a set in which a run failed,
+        a scorer was lost or cancelled, or a run had to be alone."""
 
 
 class Executor(ABC):
-    """Where children run. One per worker; every child dies with the worker."""
+    """Where children run. One per worker, with a session for each job; every child dies with the worker.
+
+    Thread-safe; a set of scorers belongs to the thread that leased it.
+    """
 
     name: ClassVar[str]
 
@@ -167,6 +179,7 @@ class Executor(ABC):
         entry: str,
         request: Mapping[str, Any],
         *,
+        python: str | None = None,
         preload: tuple[str, ...] = (),
         on_progress: Callable[[Mapping[str, Any]], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
@@ -175,7 +188,8 @@ class Executor(ABC):
     ) -> dict[str, Any]:
         """Run one task in a child of its own and wait for its answer.
 
-        `entry` ("module:function") gets (request, progress) and returns JSON. Raises the TidemillError
+        `entry` ("module:function") gets (request, progress) and returns JSON; `python` is the interpreter
+        that runs it, None is this one. Raises EnvironmentUnusable if there is no such interpreter, the TidemillError
         that the task raised, JobFailed for another exception, Stopped if `should_stop` (asked several
         times a second) said so, or ChildDied naming the cause (signal, timeout, memory). The child is
         gone when this returns. Thread-safe.
@@ -183,12 +197,20 @@ class Executor(ABC):
 
     @abstractmethod
     def lease(self, spec: ScorerSpec, scorers: int, *, stall_seconds: float) -> ScorerSet:
-        """Start `scorers` scorers. One without progress for `stall_seconds` is killed as hung."""
+        """Start `scorers` scorers, or take over some that were kept. One without progress for
+        `stall_seconds` is killed as hung."""
+
+    @abstractmethod
+    def session(self, name: str) -> Executor:
+        """A view of this executor that ends only its own children, and ends with this one. `name` is for
+        logs and error messages. Scorers that were kept belong to no session."""
 
     @abstractmethod
     def kill(self) -> None:
-        """Kill every child now, from any thread: the lease is gone. What runs comes as lost."""
+        """Kill every child of this executor or session now, from any thread, and return when they are
+        gone: the lease is lost. What runs comes as lost, what waits in `call` raises ChildDied; what is
+        started afterwards lives."""
 
     @abstractmethod
     def close(self) -> None:
-        """End all children."""
+        """End every child of this executor or session, from any thread; nothing can be started any more."""

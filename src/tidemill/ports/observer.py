@@ -33,11 +33,17 @@ class Observer:
     def job_started(self, job: Job, resumed_chunks: int) -> None:
         """The worker holds the job; so many chunks were committed before."""
 
+    def job_planned(self, job: Job) -> None:
+        """The plan is stored; `job.plan` is it."""
+
     def job_progress(self, job: Job, progress: JobProgress) -> None:
         """Something moved; a few times a second at most."""
 
     def chunk_committed(self, job: Job, receipt: Receipt) -> None:
         """A chunk is durable."""
+
+    def scorer_lost(self, job: Job, cause: str, log: str) -> None:
+        """A scorer died or was killed for hanging; `log` is the end of what it printed."""
 
     def job_ended(self, job: Job) -> None:
         """The job left the worker's hands; `job` is as stored."""

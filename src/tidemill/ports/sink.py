@@ -68,6 +68,10 @@ class Sink(ABC):
         """What is there now. Reads only."""
 
     @abstractmethod
+    def holds(self, job_id: str) -> bool:
+        """Whether a job's claim or something of its staging is there. Reads little: it is asked of many jobs."""
+
+    @abstractmethod
     def prepare(self, claim: Claim, *, replace: Claim | None) -> None:
         """Take the output for a job and make its staging folder, durably.
 

@@ -1,4 +1,4 @@
-"""Remembering: the queue and the ledger.
+"""Remembering: the queue, the ledger, models, keys, workers, and what people did.
 
 The status of a leased job is changed only by the holder of (epoch, token); every such write says
 `_if_current` in its name, returns whether it happened, and changes nothing if not. Short transactions;
@@ -9,31 +9,44 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from tidemill.domain.job import Job, JobState, Lease, NewJob, Want
+from tidemill.domain.access import ApiKey, AuditEntry
+from tidemill.domain.admission import Needs
+from tidemill.domain.job import Idempotency, Job, JobEvent, JobFilter, JobState, Lease, NewJob, Waiting, Want
+from tidemill.domain.model import ModelVersion
 from tidemill.domain.plan import PlanSummary
 from tidemill.domain.receipt import Receipt
+
+EVERY_JOB = JobFilter()
 
 
 class JobQueue(ABC):
     """Jobs, and who may change them."""
 
     @abstractmethod
-    def submit(self, job: NewJob) -> Job:
-        """Store a queued job. Durable when it returns."""
+    def submit(self, job: NewJob, idempotency: Idempotency | None = None) -> tuple[Job, bool]:
+        """Store a queued job; (job, whether it is new). Durable when it returns.
+
+        With a key that came before: the job of then, not new. Raises KeyReused if that was another request.
+        """
 
     @abstractmethod
     def submit_claimed(self, job: NewJob, worker_id: str) -> tuple[Job, Lease]:
         """Store a job that this worker already holds (state planning, epoch 1)."""
 
     @abstractmethod
-    def claim_next(self, worker_id: str) -> tuple[Job, Lease] | None:
-        """Take the best job: expired leases first, then queued ones by priority and age.
+    def claim_next(self, worker_id: str, *, free: Needs, host: Needs) -> tuple[Job, Lease] | None:
+        """Take the best job: expired leases first, then the queued one that `domain.admission.choose` names.
 
-        epoch + 1, a new token, a lease by the database's clock. Foreground jobs are left alone. A
-        worker whose lock file is free is dead: its leases count as expired. A claimed job takes the
-        state it had got to: planning without a plan, committing with a stored manifest, else running.
+        `free` is what the worker's host has left of all that it has, `host`; a taken-over job must fit, too.
+        epoch + 1, a new token, a lease by the database's clock. Foreground jobs are left alone. A worker
+        whose lock file is free is dead: its leases count as expired. A claimed job takes the state it had
+        got to: planning without a plan, committing with a stored manifest, else running. Claims are
+        serialised, so no limit is passed.
         """
 
     @abstractmethod
@@ -54,6 +67,10 @@ class JobQueue(ABC):
         """Leave a leased state for succeeded, succeeded_with_rejections, paused, failed or cancelled."""
 
     @abstractmethod
+    def hand_over_if_current(self, lease: Lease) -> bool:
+        """planning or running -> queued, at once claimable by others; no crash is counted, wishes stay."""
+
+    @abstractmethod
     def count_crash_if_current(self, lease: Lease) -> int | None:
         """Add one to the crashes since the last committed chunk and return them; None if stale."""
 
@@ -71,12 +88,41 @@ class JobQueue(ABC):
         """The newest job for this absolute output, if any."""
 
     @abstractmethod
-    def list(self, *, states: Sequence[JobState] = (), limit: int = 50, before: str | None = None) -> list[Job]:
-        """Newest first; `before` is a job id to go on from."""
+    def list(self, wanted: JobFilter = EVERY_JOB, *, limit: int = 50, before: str | None = None) -> list[Job]:
+        """Newest first; `before` is a job id to go on from. Raises NotFound for an unknown one."""
 
     @abstractmethod
     def set_labels(self, job_id: str, labels: dict[str, str]) -> None:
         """Replace a job's labels."""
+
+
+class JobHistory(ABC):
+    """Looking at many jobs, and at what became of one; and forgetting old ones."""
+
+    @abstractmethod
+    def waiting(self, job_ids: Sequence[str]) -> dict[str, Waiting]:
+        """Place and reason of those that are queued."""
+
+    @abstractmethod
+    def events(self, job_id: str, *, after: int = 0, limit: int = 1000) -> list[JobEvent]:
+        """Changes of state, oldest first."""
+
+    @abstractmethod
+    def counts_by_state(self, tenant: str | None = None) -> dict[JobState, int]:
+        """How many jobs stand where; states without any are left out."""
+
+    @abstractmethod
+    def oldest_queued_seconds(self) -> float:
+        """How long the oldest queued job waits; 0 if none does."""
+
+    @abstractmethod
+    def ended_before(self, moment: datetime, *, limit: int) -> list[Job]:
+        """Background and foreground jobs that ended (or failed, or were paused) before then, oldest first."""
+
+    @abstractmethod
+    def forget_if_ended(self, job_id: str, *, limit: int = 1000) -> bool:
+        """Delete a job in a state that nothing holds, at most `limit` rows in this call: True when all is
+        gone, False when more is left. What is held or queued stays, and the answer is True."""
 
 
 class Ledger(ABC):
@@ -122,8 +168,31 @@ class TrustStore(ABC):
         """Whether somebody trusted this digest."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class WorkerFacts:
+    """What a worker says of itself."""
+
+    id: str
+    host: str
+    pid: int
+    version: str
+    """Of Tidemill."""
+    capacity: Needs
+    free: Needs
+    draining: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveWorker:
+    """A worker as others see it."""
+
+    facts: WorkerFacts
+    started_at: datetime
+    seen_at: datetime
+
+
 class WorkerStore(ABC):
-    """Workers that live, by a lock file each."""
+    """Workers that live: by a lock file each on one machine, by their heartbeat on several."""
 
     @abstractmethod
     def register(self, worker_id: str) -> str:
@@ -131,20 +200,154 @@ class WorkerStore(ABC):
 
     @abstractmethod
     def is_alive(self, worker_id: str) -> bool:
-        """Whether that worker's lock is held."""
+        """Whether that worker's lock is held; where locks cannot be seen (several machines), True: there
+        only the end of a lease says that it is dead."""
+
+    @abstractmethod
+    def announce(self, facts: WorkerFacts) -> None:
+        """Say that this worker takes jobs; with each heartbeat. Upserts."""
+
+    @abstractmethod
+    def withdraw(self, worker_id: str) -> None:
+        """It takes no jobs any more. Safe to repeat."""
+
+    @abstractmethod
+    def list_live(self) -> list[LiveWorker]:
+        """Workers that announced themselves within a lease's time, by id; long dead ones are removed."""
+
+
+class ModelStore(ABC):
+    """Versions of models, and aliases that move. Everything is of one tenant."""
+
+    @abstractmethod
+    def add_version(self, version: ModelVersion) -> ModelVersion:
+        """Store it with the next number of its name (`version.version` is ignored). Durable when it
+        returns. The digest that the newest version has already is not stored twice: that one comes back."""
+
+    @abstractmethod
+    def get(self, tenant: str, name: str, which: str) -> ModelVersion:
+        """By number, by alias or "latest". Raises NotFound, with "did you mean"."""
+
+    @abstractmethod
+    def list_names(self, tenant: str, *, limit: int = 100, after: str | None = None) -> list[ModelVersion]:
+        """The newest version of each name, by name."""
+
+    @abstractmethod
+    def list_versions(
+        self, tenant: str, name: str, *, limit: int = 100, before: int | None = None
+    ) -> list[ModelVersion]:
+        """Newest first. Raises NotFound for an unknown name."""
+
+    @abstractmethod
+    def move_alias(self, tenant: str, name: str, alias: str, version: int | None) -> int | None:
+        """Point it at a version, or remove it (None); returns where it pointed before. Raises NotFound."""
+
+    @abstractmethod
+    def set_signature(self, tenant: str, name: str, version: int, signature: dict[str, Any]) -> None:
+        """What was learned of the model after its digest was trusted."""
+
+    @abstractmethod
+    def limit_running(self, tenant: str, name: str, most: int | None) -> None:
+        """How many jobs of this model may run at once; None: as many as fit. Raises NotFound."""
+
+    @abstractmethod
+    def running_limit(self, tenant: str, name: str) -> int | None:
+        """What `limit_running` set."""
+
+    @abstractmethod
+    def paths_in_use(self) -> Iterator[str]:
+        """Every version's path: what else lies in the models' folder was never finished."""
+
+
+class KeyStore(ABC):
+    """API keys, by the SHA-256 of their secret."""
+
+    @abstractmethod
+    def add(self, key: ApiKey, secret_sha256: str) -> None:
+        """Durable when it returns."""
+
+    @abstractmethod
+    def find(self, key_id: str) -> tuple[ApiKey, str] | None:
+        """The key and its secret's SHA-256, revoked or not."""
+
+    @abstractmethod
+    def list(self, tenant: str | None = None) -> list[ApiKey]:
+        """Oldest first, with those that were revoked."""
+
+    @abstractmethod
+    def revoke(self, key_id: str, tenant: str | None = None) -> ApiKey:
+        """From now on it opens nothing. Safe to repeat. Raises NotFound, also for another tenant's."""
+
+    @abstractmethod
+    def touch(self, key_id: str) -> None:
+        """It was used now. Kept to the minute at most, so that reading does not become writing."""
+
+    @abstractmethod
+    def any(self) -> bool:
+        """Whether a key was ever made: from then on nobody is let in without one."""
+
+
+class AuditLog(ABC):
+    """What people did. Entries are only added, until their retention is over."""
+
+    @abstractmethod
+    def record(self, entry: AuditEntry) -> None:
+        """Add it; inside `Store.transaction` together with what it tells of."""
+
+    @abstractmethod
+    def list(self, tenant: str | None = None, *, limit: int = 100, before: int | None = None) -> list[AuditEntry]:
+        """Newest first; `before` is an entry's number."""
+
+    @abstractmethod
+    def forget_before(self, moment: datetime, *, limit: int) -> int:
+        """Delete at most so many entries older than that; how many it was."""
+
+
+class Watch(ABC):
+    """Waking up when something was written."""
+
+    @abstractmethod
+    def wait(self, timeout_seconds: float) -> bool:
+        """Sleep until somebody wrote since the last call (True) or the time is over (False). Another
+        process's writes may take 250 ms to be seen. May wake up for nothing. For one thread."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Wake whoever waits, and give the connection back. Safe to call from another thread."""
 
 
 class Store(ABC):
     """One store: its aggregates."""
 
     url: str
-    """Names the store for people and in claims."""
+    """Names the store for people and in claims; without password."""
     lease_seconds: float
     heartbeat_seconds: float
     jobs: JobQueue
+    history: JobHistory
     ledger: Ledger
     trust: TrustStore
     workers: WorkerStore
+    models: ModelStore
+    keys: KeyStore
+    audit: AuditLog
+
+    @abstractmethod
+    def transaction(self) -> AbstractContextManager[None]:
+        """Everything that this thread writes inside the block becomes durable together or not at all."""
+
+    @abstractmethod
+    def watch(self) -> Watch:
+        """A new watch; close it."""
+
+    @abstractmethod
+    def check(self) -> dict[str, Any]:
+        """Whether it answers and is sound: {"url", "schema", "newest_schema"}. Raises StoreUnusable."""
+
+    @abstractmethod
+    def back_up(self, target: str) -> None:
+        """Write a consistent copy of a SQLite store to a new file while others go on. Raises Refused where
+        the database has tools of its own for that (Postgres: pg_dump), naming them."""
 
     @abstractmethod
     def close(self) -> None:

@@ -24,6 +24,11 @@ Progress = Callable[[dict[str, Any]], None]
 
 STEP_ROWS = (3, 5)
 
+SECOND_TIME = " the second time"
+
+RESTING_BYTES = 100 * 2**20
+"""What each resting scorer says it holds."""
+
 
 class Channel(Protocol):
     """A child's end, as every executor hands it to the entry point."""
@@ -43,6 +48,11 @@ class Wordless(Exception):
 def echo(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     """Give back the request and the pid."""
     return {"request": request, "pid": os.getpid()}
+
+
+def interpreter(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """Which interpreter this is, and what could lead it astray."""
+    return {"python": sys.executable, "pythonpath": os.environ.get("PYTHONPATH"), "parent": os.getppid()}
 
 
 def count(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
@@ -113,7 +123,23 @@ def _hang(*, gil: bool) -> None:
 
 
 def score(channel: Channel, job: Mapping[str, Any]) -> None:
-    """A scorer. `job`: {"start": how it begins, "folder": where it writes its pid and its end}."""
+    """A scorer. `job`: {"start": how it begins, "folder": where it writes its pid and its end, "rests": how
+    it rests when its job is done ("well" if missing)}."""
+    _take_job(channel, job)
+    while (message := channel.receive()) is not None and message["op"] != "stop":
+        if message["op"] == "rest":
+            _rest(channel, job.get("rests", "well"))
+        elif message["op"] == "job":
+            job = message["job"]
+            _take_job(channel, job)
+        else:
+            run = ChunkRun.from_json(message["run"])
+            _RUNS[run.attempt.partition("-")[0]](channel, run)
+    if message is not None:
+        (Path(job["folder"]) / f"stopped-{os.getpid()}").touch()
+
+
+def _take_job(channel: Channel, job: Mapping[str, Any]) -> None:
     folder = Path(job["folder"])
     (folder / f"started-{os.getpid()}").touch()
     _begin(job["start"], folder)
@@ -121,14 +147,18 @@ def score(channel: Channel, job: Mapping[str, Any]) -> None:
     (folder / f"ready-{os.getpid()}").touch()
     if job["start"] == "die-later":
         os._exit(4)
-    while (message := channel.receive()) is not None and message["op"] != "stop":
-        run = ChunkRun.from_json(message["run"])
-        _RUNS[run.attempt.partition("-")[0]](channel, run)
-    if message is not None:
-        (folder / f"stopped-{os.getpid()}").touch()
+
+
+def _rest(channel: Channel, how: str) -> None:
+    if how == "die":
+        os._exit(6)
+    _say("a secret of the former job")
+    channel.send({"op": "what?"} if how == "rave" else {"op": "rested", "memory_bytes": RESTING_BYTES})
 
 
 def _begin(how: str, folder: Path) -> None:
+    if how.endswith(SECOND_TIME):
+        how = how.removesuffix(SECOND_TIME) if (folder / f"ready-{os.getpid()}").exists() else "well"
     if how == "die":
         _say("the model file is cut off")
         os.kill(os.getpid(), signal.SIGABRT)

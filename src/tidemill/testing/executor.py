@@ -1,8 +1,11 @@
-"""What every executor must do. Subclass it and give the fixture `executor`."""
+"""What every executor must do. Subclass it and give the fixture `executor`: one that may keep a gigabyte
+of idle scorers."""
 
 from __future__ import annotations
 
 import os
+import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 
 from tidemill.domain.errors import (
     ChildDied,
+    EnvironmentUnusable,
     InvalidSpec,
     JobFailed,
     ModelUnusable,
@@ -487,7 +491,255 @@ class ScorerContract:
         scorers.kill()
 
 
-class ExecutorContract(TaskContract, ScorerContract):
+def done_with(executor: Executor, folder: Path, *attempts: str, **more: Any) -> ScorerSet:
+    """A set of one scorer that has done these runs ("done-1" if none is named)."""
+    scorers = executor.lease(scorer_spec(folder, **more), 1, stall_seconds=30)
+    for attempt in attempts or ("done-1",):
+        scorers.submit(make_run(attempt))
+        finish(scorers, 1)
+    return scorers
+
+
+class SessionContract:
+    """`Executor.session`."""
+
+    def test_session_does_what_its_executor_does(self, executor: Executor, tmp_path: Path) -> None:
+        session = executor.session("job_1")
+        assert session.call(f"{ENTRIES}:echo", {"a": 1})["request"] == {"a": 1}
+        done_with(session, tmp_path).release()
+        assert pids_in(tmp_path, "stopped") == pids_in(tmp_path)
+
+    def test_kill_ends_its_own_children_and_no_other(self, executor: Executor, tmp_path: Path) -> None:
+        folders = [tmp_path / name for name in ("mine", "theirs", "nobody's")]
+        holders = [executor.session("mine"), executor.session("theirs"), executor]
+        sets = []
+        for folder, holder in zip(folders, holders, strict=True):
+            folder.mkdir()
+            sets.append(holder.lease(scorer_spec(folder), 2, stall_seconds=30))
+            for number in range(2):
+                sets[-1].submit(make_run(f"linger-{number}"))
+            collect(sets[-1], lambda events: len(events) == 2)
+        holders[0].kill()
+        assert not any(process_runs(pid) for pid in pids_in(folders[0]))
+        assert all(process_runs(pid) for folder in folders[1:] for pid in pids_in(folder))
+        lost = finish(sets[0], 2)
+        assert all(
+            isinstance(event, ScorerLost) and "killed with all that ran for mine" in event.cause for event in lost
+        )
+        sets[0].submit(make_run("done-9"))
+        assert ended(finish(sets[0], 1)) == ["done-9"]
+        for scorers in sets:
+            scorers.kill()
+
+    def test_kill_ends_the_wait_of_another_thread(self, executor: Executor, tmp_path: Path) -> None:
+        session, other = executor.session("job_1"), executor.session("job_2")
+        threads: list[threading.Thread] = []
+
+        def strike(report: Mapping[str, Any]) -> None:
+            threads.append(threading.Thread(target=session.kill))
+            threads[0].start()
+
+        request = {"pid_file": str(tmp_path / "pid"), "gil": True}
+        with pytest.raises(ChildDied, match="killed with all that ran for job_1"):
+            session.call(f"{ENTRIES}:hang", request, on_progress=strike)
+        threads[0].join()
+        assert not process_runs(int((tmp_path / "pid").read_text()))
+        scorers = session.lease(scorer_spec(tmp_path), 1, stall_seconds=30)
+        scorers.submit(make_run("linger-1"))
+        collect(scorers, lambda events: len(events) == 1)
+        killer = threading.Timer(0.2, session.kill)
+        killer.start()
+        assert ended(finish(scorers, 1)) == ["linger-1"]
+        killer.join()
+        scorers.kill()
+        assert other.call(f"{ENTRIES}:echo", {"a": 1})["request"] == {"a": 1}
+
+    def test_kill_before_a_child_is_born_ends_it_too(self, executor: Executor, tmp_path: Path) -> None:
+        session = executor.session("job_1")
+        scorers = session.lease(scorer_spec(tmp_path), 3, stall_seconds=30)
+        session.kill()
+        scorers.kill()
+        executor.call(f"{ENTRIES}:echo", {})
+        assert not any(process_runs(pid) for pid in pids_in(tmp_path))
+
+    def test_kill_of_the_executor_ends_every_session(self, executor: Executor, tmp_path: Path) -> None:
+        sets = []
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+            sets.append(executor.session(name).lease(scorer_spec(tmp_path / name), 1, stall_seconds=30))
+            sets[-1].submit(make_run("linger-1"))
+            collect(sets[-1], lambda events: len(events) == 1)
+        executor.kill()
+        wait_until(lambda: not any(process_runs(pid) for name in ("a", "b") for pid in pids_in(tmp_path / name)))
+        for scorers in sets:
+            assert ended(finish(scorers, 1)) == ["linger-1"]
+            scorers.kill()
+
+    def test_session_of_a_session_ends_with_it(self, executor: Executor, tmp_path: Path) -> None:
+        outer = executor.session("outer")
+        scorers = outer.session("inner").lease(scorer_spec(tmp_path), 1, stall_seconds=30)
+        scorers.submit(make_run("linger-1"))
+        collect(scorers, lambda events: len(events) == 1)
+        outer.kill()
+        assert not any(process_runs(pid) for pid in pids_in(tmp_path))
+        scorers.kill()
+
+    def test_closed_session_starts_nothing_and_disturbs_nobody(self, executor: Executor, tmp_path: Path) -> None:
+        session = executor.session("job_1")
+        scorers = done_with(session, tmp_path)
+        session.close()
+        assert not any(process_runs(pid) for pid in pids_in(tmp_path))
+        with pytest.raises(ChildDied, match="job_1 is closed"):
+            session.call(f"{ENTRIES}:echo", {})
+        with pytest.raises(ChildDied, match="job_1 is closed"):
+            session.lease(scorer_spec(tmp_path), 1, stall_seconds=30)
+        scorers.kill()
+        assert executor.session("job_1").call(f"{ENTRIES}:echo", {"a": 1})["request"] == {"a": 1}
+
+
+class WarmContract:
+    """Scorers that are kept for another job."""
+
+    def test_released_scorer_serves_the_next_job(self, executor: Executor, tmp_path: Path) -> None:
+        first, second = tmp_path / "a", tmp_path / "b"
+        first.mkdir()
+        second.mkdir()
+        session = executor.session("job_1")
+        done_with(session, first, warm_key="k").release()
+        session.close()
+        scorers = done_with(executor.session("job_2"), second, "done-1", "done-2", warm_key="k")
+        assert pids_in(second) == pids_in(first) == pids_in(second, "ready")
+        assert all(process_runs(pid) for pid in pids_in(first))
+        scorers.release()
+        done_with(executor, first, warm_key="k").release()
+        assert len(pids_in(first)) == 1
+
+    def test_only_an_equal_spec_takes_it_over(self, executor: Executor, tmp_path: Path) -> None:
+        done_with(executor, tmp_path, warm_key="k").release()
+        others: list[dict[str, Any]] = [
+            {},
+            {"warm_key": "other"},
+            {"warm_key": "k", "memory_bytes": 2**30},
+            {"warm_key": "k", "preload": ("colorsys",)},
+        ]
+        for number, other in enumerate(others):
+            done_with(executor, tmp_path, **other).kill()
+            assert len(pids_in(tmp_path)) == number + 2
+
+    def test_set_without_a_key_keeps_nobody(self, executor: Executor, tmp_path: Path) -> None:
+        done_with(executor, tmp_path).release()
+        assert not any(process_runs(pid) for pid in pids_in(tmp_path))
+
+    @pytest.mark.parametrize(
+        "what",
+        ["failed", "careful", "probe", "died", "hung", "cancelled", "killed"],
+    )
+    def test_nobody_is_kept_of_a_set_with_a_blemish(self, executor: Executor, tmp_path: Path, what: str) -> None:
+        scorers = executor.lease(scorer_spec(tmp_path, warm_key="k"), 2, stall_seconds=30)
+        scorers.submit(make_run("done-0"))
+        finish(scorers, 1)
+        scorers.stall_seconds = 1.0
+        attempt = {"failed": "fail-1", "died": "segfault-1", "hung": "stall-1", "cancelled": "linger-1"}.get(
+            what, "done-1"
+        )
+        ways: dict[str, dict[str, Any]] = {"careful": {"careful": True}, "probe": {"probe": (0, 1)}}
+        scorers.submit(make_run(attempt, **ways.get(what, {})))
+        if what == "cancelled":
+            collect(scorers, lambda events: len(events) == 1)
+            scorers.cancel(attempt)
+        else:
+            assert ended(finish(scorers, 1)) == [attempt]
+        scorers.submit(make_run("done-2"))
+        finish(scorers, 1)
+        scorers.kill() if what == "killed" else scorers.release()
+        assert not any(process_runs(pid) for pid in pids_in(tmp_path))
+
+    def test_job_gets_as_many_scorers_as_it_asks_for(self, executor: Executor, tmp_path: Path) -> None:
+        done_with(executor, tmp_path, warm_key="k").release()
+        scorers = executor.lease(scorer_spec(tmp_path, warm_key="k"), 3, stall_seconds=30)
+        assert scorers.free == 6
+        for number in range(6):
+            scorers.submit(make_run(f"slow-{number}"))
+        finish(scorers, 6)
+        wait_until(lambda: not scorers.poll(0.01) and len(pids_in(tmp_path, "ready")) == 3)
+        assert len(pids_in(tmp_path)) == 3
+        scorers.release()
+        fewer = executor.lease(scorer_spec(tmp_path, warm_key="k"), 2, stall_seconds=30)
+        for number in range(4):
+            fewer.submit(make_run(f"slow-{number}"))
+        finish(fewer, 4)
+        assert len(pids_in(tmp_path)) == 3
+        fewer.kill()
+        assert sum(process_runs(pid) for pid in pids_in(tmp_path)) == 1
+
+    @pytest.mark.parametrize("how", ["refuse", "die", "blunder"])
+    def test_one_that_cannot_be_handed_over_is_made_good(self, executor: Executor, tmp_path: Path, how: str) -> None:
+        done_with(executor, tmp_path, warm_key="k").release()
+        scorers = executor.lease(scorer_spec(tmp_path, f"{how} the second time", warm_key="k"), 1, stall_seconds=30)
+        scorers.submit(make_run("done-2"))
+        (done,) = finish(scorers, 1)
+        assert isinstance(done, Done)
+        assert len(pids_in(tmp_path)) == 2
+        scorers.kill()
+
+    def test_refusal_of_a_fresh_scorer_counts(self, executor: Executor, tmp_path: Path) -> None:
+        done_with(executor, tmp_path, warm_key="k").release()
+        scorers = executor.lease(scorer_spec(tmp_path, "refuse", warm_key="k"), 1, stall_seconds=30)
+        with pytest.raises(NotTrusted, match=r"model\.pkl can run code"):
+            collect(scorers, lambda events: False)
+        assert len(pids_in(tmp_path)) == 2
+        scorers.kill()
+
+    def test_one_that_died_idle_is_not_given_away(self, executor: Executor, tmp_path: Path) -> None:
+        done_with(executor, tmp_path, warm_key="k").release()
+        (pid,) = pids_in(tmp_path)
+        os.kill(pid, 9)
+        wait_until(lambda: not process_runs(pid))
+        done_with(executor, tmp_path, warm_key="k").release()
+        assert len(pids_in(tmp_path)) == 2
+
+    def test_what_it_printed_for_one_job_is_not_told_in_another(self, executor: Executor, tmp_path: Path) -> None:
+        scorers = done_with(executor, tmp_path, warm_key="k")
+        scorers.release()
+        scorers = executor.lease(scorer_spec(tmp_path, warm_key="k"), 1, stall_seconds=30)
+        scorers.submit(make_run("segfault-1"))
+        (lost,) = finish(scorers, 1)
+        assert isinstance(lost, ScorerLost)
+        assert "Segmentation fault" in lost.log
+        assert "secret" not in lost.log
+        assert len(pids_in(tmp_path)) == 1
+        scorers.kill()
+
+    def test_kill_and_close_end_idle_scorers(self, executor: Executor, tmp_path: Path) -> None:
+        done_with(executor, tmp_path, warm_key="k").release()
+        executor.kill()
+        wait_until(lambda: not any(process_runs(pid) for pid in pids_in(tmp_path)))
+        done_with(executor, tmp_path, warm_key="k").release()
+        assert len(pids_in(tmp_path)) == 2
+        executor.close()
+        assert not any(process_runs(pid) for pid in pids_in(tmp_path))
+
+
+class InterpreterContract:
+    """Children of another interpreter: here the same one, called by its path."""
+
+    def test_tasks_and_scorers_run_there(self, executor: Executor, tmp_path: Path) -> None:
+        answer = executor.call("tidemill.testing.children:interpreter", {}, python=sys.executable)
+        assert answer["python"] == sys.executable
+        assert not answer["pythonpath"]
+        done_with(executor, tmp_path, python=sys.executable).release()
+        assert pids_in(tmp_path, "stopped") == pids_in(tmp_path)
+
+    def test_interpreter_that_is_not_there_is_named(self, executor: Executor, tmp_path: Path) -> None:
+        missing = str(tmp_path / "python")
+        with pytest.raises(EnvironmentUnusable, match="cannot be started: No such file"):
+            executor.call(f"{ENTRIES}:echo", {}, python=missing)
+        with pytest.raises(EnvironmentUnusable, match="cannot be started"):
+            executor.lease(scorer_spec(tmp_path, python=missing), 1, stall_seconds=30)
+        assert executor.call(f"{ENTRIES}:echo", {"a": 1})["request"] == {"a": 1}
+
+
+class ExecutorContract(TaskContract, ScorerContract, SessionContract, WarmContract, InterpreterContract):
     """All of it."""
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tidemill.domain.errors import Damaged, LeaseLost, OutputBusy, OutputExists
+from tidemill.domain.errors import Damaged, LeaseLost, OutputBusy, OutputExists, OutputUnwritable
 from tidemill.domain.receipt import Part, PartKind
 from tidemill.durable.locks import FileLock
 from tidemill.ports.sink import Claim, Sink, StagedFile
@@ -96,6 +96,29 @@ class SinkContract(ABC):
             assert self.make(tmp_path, "error").look().claim == claim
         assert {path.name for path in Path(sink.staging(JOB)).iterdir()} == {"plan", "spool", "parts", "out"}
         assert self.read(tmp_path) == {}
+
+    def test_says_whether_it_holds_anything_of_a_job(self, tmp_path: Path) -> None:
+        sink = self.make(tmp_path, "error")
+        assert not sink.holds(JOB)
+        sink.prepare(self.claim(tmp_path), replace=None)
+        assert (sink.holds(JOB), sink.holds(OTHER)) == (True, False)
+        sink.discard(JOB)
+        assert not sink.holds(JOB)
+        self.run(tmp_path, OTHER, "error", [b"new"], [])
+        assert not sink.holds(OTHER)
+
+    def test_who_assembles_after_the_end_leaves_nothing(self, tmp_path: Path) -> None:
+        """A worker that was frozen and does not know that its successor has ended the job."""
+        sink = self.make(tmp_path, "error")
+        sink.prepare(self.claim(tmp_path), replace=None)
+        part = stage_part(sink, JOB, 0, "predictions", 3, b"new")
+        publish(sink, JOB, sink.assemble(JOB, [(0, part)]))
+        sink.finish(JOB)
+        before = self.read(tmp_path)
+        with pytest.raises(OutputUnwritable):
+            self.make(tmp_path, "error").assemble(JOB, [(0, part)])
+        assert not sink.holds(JOB)
+        assert self.read(tmp_path) == before
 
     def test_a_second_job_is_refused_naming_the_holder(self, tmp_path: Path) -> None:
         self.make(tmp_path, "error").prepare(self.claim(tmp_path), replace=None)

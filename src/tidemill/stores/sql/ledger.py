@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tidemill.domain.errors import CountsDiffer
@@ -14,7 +15,7 @@ from tidemill.domain.job import JobState, Lease
 from tidemill.domain.plan import PlanSummary
 from tidemill.domain.receipt import Receipt, Usage
 from tidemill.ports.store import Ledger
-from tidemill.stores.sql.database import Database
+from tidemill.stores.sql.database import Database, insert_rows
 from tidemill.stores.sql.tables import chunks, documents, held_by, jobs
 
 RECEIPTS_PER_PAGE = 500
@@ -22,7 +23,11 @@ CHUNKS_PER_PAGE = 10_000
 
 
 class SqlLedger(Ledger):
-    """Readers page by chunk number, each page in a short transaction: memory and write-ahead log stay bounded."""
+    """Readers page by chunk number, each page in a short transaction: memory and write-ahead log stay bounded.
+
+    A write that the same holder repeats, because it did not learn what became of it, is true again and writes
+    nothing.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -34,19 +39,22 @@ class SqlLedger(Ledger):
             .values(state=JobState.RUNNING.value, rows_total=plan.rows, chunks_total=plan.chunks)
             .returning(jobs.c.id)
         )
+        frozen = {"plan": plan.to_json()}
         with self._database.write() as connection:
             if connection.execute(planned).first() is None:
-                return False
-            _store(connection, lease.job_id, "plan", plan.to_json())
+                return _is_repeated(connection, lease, JobState.RUNNING, frozen)
+            _store(connection, lease.job_id, frozen)
             return True
 
     def commit_chunks_if_current(self, lease: Lease, receipts: Sequence[Receipt]) -> bool:
-        """Raises CountsDiffer, and nothing was written, for a chunk that is committed already or was never planned,
-        and for counts that pass the plan's."""
+        """Raises CountsDiffer, and nothing was written, for a chunk that another attempt committed already or that
+        was never planned, and for counts that pass the plan's."""
         try:
             with self._database.write() as connection:
                 return self._commit(connection, lease, receipts)
         except _Contradiction as exc:
+            if self._is_committed(lease, receipts):
+                return True
             raise CountsDiffer(
                 f"Chunks {_numbers(receipts)} of job {lease.job_id} cannot be committed: {exc}.",
                 remedy="Report this: a chunk was committed twice or its receipt is wrong.",
@@ -89,6 +97,7 @@ class SqlLedger(Ledger):
             .values(state=JobState.COMMITTING.value)
             .returning(jobs.c.id)
         )
+        documents = {"manifest": manifest, "journal": journal}
         with self._database.write() as connection:
             try:
                 row = connection.execute(committing).first()
@@ -98,9 +107,8 @@ class SqlLedger(Ledger):
                     remedy="Report this: it was to be published too early.",
                 ) from exc
             if row is None:
-                return False
-            _store(connection, lease.job_id, "manifest", manifest)
-            _store(connection, lease.job_id, "journal", journal)
+                return _is_repeated(connection, lease, JobState.COMMITTING, documents)
+            _store(connection, lease.job_id, documents)
             return True
 
     def find_manifest(self, job_id: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -137,10 +145,23 @@ class SqlLedger(Ledger):
             raise _Contradiction(str(exc.orig)) from exc
         return True
 
+    def _is_committed(self, lease: Lease, receipts: Sequence[Receipt]) -> bool:
+        """Whether this holder committed all of these very attempts before."""
+        numbers = [receipt.chunk for receipt in receipts]
+        stored = (
+            select(chunks.c.chunk, chunks.c.epoch, chunks.c.receipt)
+            .join(jobs, jobs.c.id == chunks.c.job_id)
+            .where(held_by(lease), chunks.c.chunk.in_(numbers))
+        )
+        with self._database.read() as connection:
+            found = {(row.chunk, row.epoch, row.receipt["attempt"]) for row in connection.execute(stored)}
+        return found == {(receipt.chunk, lease.epoch, receipt.attempt) for receipt in receipts}
+
     def _insert(self, connection: Connection, lease: Lease, receipts: Sequence[Receipt]) -> None:
         now = self._database.now(connection)
-        connection.execute(
-            insert(chunks),
+        insert_rows(
+            connection,
+            chunks,
             [
                 {
                     "job_id": lease.job_id,
@@ -188,8 +209,23 @@ class _Contradiction(Exception):
     """The ledger's constraints refuse these receipts."""
 
 
-def _store(connection: Connection, job_id: str, kind: str, body: dict[str, Any]) -> None:
-    connection.execute(insert(documents).values(job_id=job_id, kind=kind, body=body))
+def _store(connection: Connection, job_id: str, bodies: dict[str, dict[str, Any]]) -> None:
+    insert_rows(
+        connection, documents, [{"job_id": job_id, "kind": kind, "body": body} for kind, body in bodies.items()]
+    )
+
+
+def _is_repeated(connection: Connection, lease: Lease, state: JobState, bodies: dict[str, dict[str, Any]]) -> bool:
+    """Whether this holder brought the job to this state before, with these documents."""
+    held = select(jobs.c.id).where(held_by(lease), jobs.c.state == state.value)
+    if connection.execute(held).first() is None:
+        return False
+    stored = select(documents.c.kind, documents.c.body).where(
+        documents.c.job_id == lease.job_id, documents.c.kind.in_(list(bodies))
+    )
+    found = {row.kind: row.body for row in connection.execute(stored)}
+    same: bool = found == json.loads(json.dumps(bodies))
+    return same
 
 
 def _numbers(receipts: Sequence[Receipt]) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -13,24 +13,26 @@ from sqlalchemy import (
     Connection,
     RowMapping,
     Select,
+    and_,
     case,
     exists,
     func,
-    insert,
     or_,
     select,
     update,
 )
 from sqlalchemy.exc import IntegrityError
 
-from tidemill.domain.errors import CountsDiffer, NotFound, Refused
+from tidemill.domain.admission import Needs, choose
+from tidemill.domain.errors import CountsDiffer, InvalidSpec, KeyReused, NotFound, Refused
 from tidemill.domain.job import (
     ENDED,
     FINISHED,
     LEASED,
     TRANSITIONS,
-    Counts,
+    Idempotency,
     Job,
+    JobFilter,
     JobState,
     Lease,
     NewJob,
@@ -38,12 +40,15 @@ from tidemill.domain.job import (
     can_follow,
 )
 from tidemill.domain.receipt import Usage
-from tidemill.ports.store import JobQueue, WorkerStore
-from tidemill.stores.sql.database import Database
-from tidemill.stores.sql.tables import documents, held_by, jobs
+from tidemill.ports.store import EVERY_JOB, JobQueue, WorkerStore
+from tidemill.stores.sql.database import Database, insert_rows
+from tidemill.stores.sql.line import read_line
+from tidemill.stores.sql.rows import job_of, no_such_job, read_job, read_jobs
+from tidemill.stores.sql.tables import documents, held_by, idempotency, jobs
 
 _MIN_ABBREVIATION = 6
 _ENDINGS = FINISHED | {JobState.PAUSED, JobState.FAILED, JobState.CANCELLED}
+_HANDED_OVER = (JobState.PLANNING, JobState.RUNNING)
 _UNLEASED = {"token": None, "worker_id": None, "lease_until_ms": None}
 _FORGIVEN = {"want": Want.RUN.value, "want_told": Want.RUN.value, "crashes": 0, "error": None, "finished_at_ms": None}
 """What a person's wish to run a job again resets."""
@@ -51,6 +56,9 @@ _FORGIVEN = {"want": Want.RUN.value, "want_told": Want.RUN.value, "crashes": 0, 
 _BEST_FIRST = (jobs.c.priority.desc(), jobs.c.number)
 _BACKGROUND = jobs.c.foreground.is_(False)
 _IS_LEASED = jobs.c.state.in_([state.value for state in LEASED])
+
+_CLAIM_ATTEMPTS = 3
+"""How often another job is chosen when a person changed the chosen one at the same moment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +69,7 @@ class _Standing:
     state: JobState
     epoch: int
     token: str | None
+    needs: Needs
     expired: bool
     planned: bool
     has_manifest: bool
@@ -90,9 +99,13 @@ class SqlQueue(JobQueue):
         self._workers = workers
         self._lease_until = database.now_ms + round(lease_seconds * 1000)
 
-    def submit(self, job: NewJob) -> Job:
+    def submit(self, job: NewJob, idempotency: Idempotency | None = None) -> tuple[Job, bool]:
         with self._database.write() as connection:
-            return self._insert(connection, job, {"state": JobState.QUEUED.value, "epoch": 0})
+            if idempotency is not None:
+                before = self._same_request(connection, job, idempotency)
+                if before is not None:
+                    return before, False
+            return self._insert(connection, job, {"state": JobState.QUEUED.value, "epoch": 0}), True
 
     def submit_claimed(self, job: NewJob, worker_id: str) -> tuple[Job, Lease]:
         lease = Lease(job_id=job.id, epoch=1, token=_new_token())
@@ -107,13 +120,19 @@ class SqlQueue(JobQueue):
         with self._database.write() as connection:
             return self._insert(connection, job, held), lease
 
-    def claim_next(self, worker_id: str) -> tuple[Job, Lease] | None:
+    def claim_next(self, worker_id: str, *, free: Needs, host: Needs) -> tuple[Job, Lease] | None:
         orphans = self._orphans(_BACKGROUND)
         if not orphans and not self._has_work():
             return None
-        with self._database.write() as connection:
-            standing = self._best(connection, orphans)
-            return None if standing is None else self._take(connection, standing, worker_id, {})
+        with self._database.take_turn() as connection:
+            for _ in range(_CLAIM_ATTEMPTS):
+                standing = self._best(connection, orphans, free, host)
+                if standing is None:
+                    return None
+                taken = self._take(connection, standing, worker_id, {})
+                if taken is not None:
+                    return taken
+        return None
 
     def claim(self, job_id: str, worker_id: str) -> tuple[Job, Lease] | None:
         orphans = self._orphans(jobs.c.id == job_id)
@@ -127,11 +146,12 @@ class SqlQueue(JobQueue):
             return self._take(connection, standing, worker_id, _FORGIVEN)
 
     def renew_if_current(self, leases: Sequence[Lease], worker_id: str) -> dict[str, Want]:
+        """What a renewal came to is not asked after: the next one shows it, and this one must not take long."""
         if not leases:
             return {}
         wants: dict[str, Want] = {}
-        with self._database.write() as connection:
-            for lease in leases:
+        with self._database.write(settle=False) as connection:
+            for lease in sorted(leases, key=lambda lease: lease.job_id):
                 row = connection.execute(
                     update(jobs)
                     .where(held_by(lease), jobs.c.worker_id == worker_id)
@@ -173,6 +193,16 @@ class SqlQueue(JobQueue):
                 self._requeue(connection, lease.job_id)
             return row is not None
 
+    def hand_over_if_current(self, lease: Lease) -> bool:
+        queued = (
+            update(jobs)
+            .where(held_by(lease), jobs.c.state.in_([state.value for state in _HANDED_OVER]))
+            .values(state=JobState.QUEUED.value, **_UNLEASED)
+            .returning(jobs.c.id)
+        )
+        with self._database.write() as connection:
+            return connection.execute(queued).first() is not None
+
     def count_crash_if_current(self, lease: Lease) -> int | None:
         with self._database.write() as connection:
             crashed = update(jobs).where(held_by(lease)).values(crashes=jobs.c.crashes + 1).returning(jobs.c.crashes)
@@ -186,68 +216,82 @@ class SqlQueue(JobQueue):
             standing = self._standing(connection, job_id)
             if standing.state not in ENDED and standing.state is not JobState.COMMITTING:
                 self._heed(connection, standing, want, held=standing.is_held(orphans))
-            return _job(connection.execute(_jobs().where(jobs.c.id == job_id)).mappings().one())
+            return _whole(connection, job_id)
 
     def get(self, job_id: str) -> Job:
         with self._database.read() as connection:
-            row = connection.execute(_jobs().where(jobs.c.id == job_id)).mappings().first()
-            if row is None:
+            job = read_job(connection, job_id)
+            if job is None:
                 whole = self._unabbreviated(connection, job_id)
-                row = connection.execute(_jobs().where(jobs.c.id == whole)).mappings().one()
-            return _job(row)
+                job = read_job(connection, whole)
+            if job is None:
+                raise no_such_job(job_id)
+            return job
 
     def find_by_output(self, output: str) -> Job | None:
-        newest = _jobs().where(jobs.c.output == output).order_by(jobs.c.number.desc()).limit(1)
+        newest = select(jobs).where(jobs.c.output == output).order_by(jobs.c.number.desc()).limit(1)
         with self._database.read() as connection:
-            row = connection.execute(newest).mappings().first()
-            return None if row is None else _job(row)
+            found = read_jobs(connection, newest)
+            return found[0] if found else None
 
-    def list(self, *, states: Sequence[JobState] = (), limit: int = 50, before: str | None = None) -> list[Job]:
-        page = _jobs().order_by(jobs.c.number.desc()).limit(limit)
-        if states:
-            page = page.where(jobs.c.state.in_([state.value for state in states]))
+    def list(self, wanted: JobFilter = EVERY_JOB, *, limit: int = 50, before: str | None = None) -> list[Job]:
+        page = select(jobs).where(*self._conditions(wanted)).order_by(jobs.c.number.desc()).limit(limit)
         with self._database.read() as connection:
             if before is not None:
                 number = connection.execute(select(jobs.c.number).where(jobs.c.id == before)).scalar()
                 if number is None:
-                    raise _not_found(before)
+                    raise no_such_job(before)
                 page = page.where(jobs.c.number < number)
-            return [_job(row) for row in connection.execute(page).mappings()]
+            return read_jobs(connection, page)
 
     def set_labels(self, job_id: str, labels: dict[str, str]) -> None:
         """Raises NotFound."""
         with self._database.write() as connection:
+            _check_labels(labels)
             labelled = update(jobs).where(jobs.c.id == job_id).values(labels=labels).returning(jobs.c.id)
             if connection.execute(labelled).first() is None:
-                raise _not_found(job_id)
+                raise no_such_job(job_id)
+
+    def _conditions(self, wanted: JobFilter) -> Iterator[ColumnElement[bool]]:
+        equal = {
+            jobs.c.tenant: wanted.tenant,
+            jobs.c.name: wanted.name,
+            jobs.c.owner: wanted.owner,
+            jobs.c.model_name: wanted.model,
+            jobs.c.parent_id: wanted.parent_id,
+        }
+        yield from (column == value for column, value in equal.items() if value is not None)
+        if wanted.states:
+            yield jobs.c.state.in_([state.value for state in wanted.states])
+        for key, value in wanted.labels:
+            label = self._database.dialect.labels_of(jobs.c.labels)
+            yield exists().where(label.c.key == key, label.c.value == value)
+
+    def _same_request(self, connection: Connection, job: NewJob, promise: Idempotency) -> Job | None:
+        """The job that came with this key before; None if this one is the first, and then it has the key."""
+        row = {"tenant": job.tenant, "key": promise.key, "request_digest": promise.request_digest, "job_id": job.id}
+        kept = self._database.dialect.insert_new(idempotency, row).returning(idempotency.c.job_id)
+        if connection.execute(kept).first() is not None:
+            return None
+        here = and_(idempotency.c.tenant == job.tenant, idempotency.c.key == promise.key)
+        before = connection.execute(select(idempotency).where(here)).one()
+        if before.request_digest != promise.request_digest:
+            raise KeyReused(
+                f"The idempotency key {promise.key!r} came before, with another request ({before.job_id}).",
+                remedy="Use a new key for a new request.",
+            )
+        return _whole(connection, before.job_id)
 
     def _insert(self, connection: Connection, job: NewJob, standing: dict[str, Any]) -> Job:
-        values = {
-            "id": job.id,
-            "name": job.name,
-            "want": Want.RUN.value,
-            "want_told": Want.RUN.value,
-            "spec_digest": job.spec_digest,
-            "model_digest": job.model_digest,
-            "output": job.output,
-            "staging": job.staging,
-            "foreground": job.foreground,
-            "priority": job.priority,
-            "crashes": 0,
-            "rows_total": 0,
-            "rows_predicted": 0,
-            "rows_rejected": 0,
-            "chunks_total": 0,
-            "chunks_done": 0,
-            "labels": job.spec.get("labels") or {},
-            "usage": _NO_USAGE,
-            "created_at_ms": self._database.now_ms,
-        }
-        if connection.execute(select(jobs.c.id).where(jobs.c.id == job.id)).first() is not None:
+        values = {**_columns_of(job), "created_at_ms": self._database.now_ms, **standing}
+        new = self._database.dialect.insert_new(jobs, values).returning(*jobs.c)
+        row = connection.execute(new).mappings().first()
+        if row is None:
             raise Refused(f"There is a job {job.id} already.", remedy="Submit it under another id.")
-        connection.execute(insert(jobs).values(**values, **standing))
-        connection.execute(insert(documents).values(job_id=job.id, kind="spec", body=job.spec))
-        return _job(connection.execute(_jobs().where(jobs.c.id == job.id)).mappings().one())
+        bodies = {"spec": job.spec, "model": None if job.model is None else job.model.to_json()}
+        stored = [{"job_id": job.id, "kind": kind, "body": body} for kind, body in bodies.items() if body is not None]
+        insert_rows(connection, documents, stored)
+        return job_of({**row, "plan": None, **json.loads(json.dumps(bodies))})
 
     def _has_work(self) -> bool:
         """A cheap look without the write lock: idle workers ask several times a second."""
@@ -261,6 +305,8 @@ class SqlQueue(JobQueue):
 
     def _orphans(self, *conditions: ColumnElement[bool]) -> frozenset[Lease]:
         """Leases whose worker is dead. One that is taken meanwhile has another epoch, so it is not in here."""
+        if not self._database.dialect.sees_deaths:
+            return frozenset()
         leased = select(jobs.c.id, jobs.c.epoch, jobs.c.token, jobs.c.worker_id).where(_IS_LEASED, *conditions)
         with self._database.read() as connection:
             rows = connection.execute(leased).all()
@@ -269,14 +315,19 @@ class SqlQueue(JobQueue):
             Lease(job_id=row.id, epoch=row.epoch, token=row.token) for row in rows if not alive[row.worker_id]
         )
 
-    def _best(self, connection: Connection, orphans: Collection[Lease]) -> _Standing | None:
+    def _best(self, connection: Connection, orphans: Collection[Lease], free: Needs, host: Needs) -> _Standing | None:
+        """As `domain.admission.choose`: what does not fit now, but would if the host were empty, is waited for."""
         leased = self._standings().where(_IS_LEASED, _BACKGROUND).order_by(*_BEST_FIRST)
         for row in connection.execute(leased).mappings().all():
             standing = _standing_of(row)
-            if standing.is_over(orphans):
-                return standing
-        queued = self._standings().where(jobs.c.state == JobState.QUEUED.value, _BACKGROUND).order_by(*_BEST_FIRST)
-        first = connection.execute(queued.limit(1)).mappings().first()
+            if standing.is_over(orphans) and standing.needs.fit(host):
+                return standing if standing.needs.fit(free) else None
+        line = read_line(connection)
+        number = choose(line.groups, line.load, free=free, host=host)
+        if number is None:
+            return None
+        chosen = self._standings().where(jobs.c.number == number, jobs.c.state == JobState.QUEUED.value)
+        first = connection.execute(chosen).mappings().first()
         return None if first is None else _standing_of(first)
 
     def _take(
@@ -306,7 +357,7 @@ class SqlQueue(JobQueue):
         )
         if connection.execute(taken).first() is None:
             return None
-        return _job(connection.execute(_jobs().where(jobs.c.id == standing.id)).mappings().one()), lease
+        return _whole(connection, standing.id), lease
 
     def _heed(self, connection: Connection, standing: _Standing, want: Want, *, held: bool) -> None:
         here = jobs.c.id == standing.id
@@ -327,9 +378,11 @@ class SqlQueue(JobQueue):
         connection.execute(update(jobs).where(jobs.c.id == job_id, resting).values(queued))
 
     def _standing(self, connection: Connection, job_id: str) -> _Standing:
-        row = connection.execute(self._standings().where(jobs.c.id == job_id)).mappings().first()
+        """How it stands, and nobody changes that before this transaction ends."""
+        locked = self._standings().where(jobs.c.id == job_id).with_for_update(of=jobs)
+        row = connection.execute(locked).mappings().first()
         if row is None:
-            raise _not_found(job_id)
+            raise no_such_job(job_id)
         return _standing_of(row)
 
     def _standings(self) -> Select[Any]:
@@ -338,6 +391,9 @@ class SqlQueue(JobQueue):
             jobs.c.state,
             jobs.c.epoch,
             jobs.c.token,
+            jobs.c.cpus,
+            jobs.c.memory_bytes,
+            jobs.c.gpus,
             func.coalesce(jobs.c.lease_until_ms < self._database.now_ms, False).label("expired"),
             _has_document("plan").label("planned"),
             _has_document("manifest").label("has_manifest"),
@@ -345,7 +401,7 @@ class SqlQueue(JobQueue):
 
     def _unabbreviated(self, connection: Connection, part: str) -> str:
         if len(part) < _MIN_ABBREVIATION:
-            raise _not_found(part)
+            raise no_such_job(part)
         size = len(part)
         starts = func.substr(jobs.c.id, 1, size) == part
         ends = case((func.length(jobs.c.id) >= size, func.substr(jobs.c.id, func.length(jobs.c.id) - size + 1))) == part
@@ -355,14 +411,53 @@ class SqlQueue(JobQueue):
             .all()
         )
         if not found:
-            raise _not_found(part)
+            raise no_such_job(part)
         if len(found) > 1:
             names = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
             raise NotFound(f"More than one job is meant by {part!r}: {names}.", remedy="Give more of its id.")
         return str(found[0])
 
 
+_NOTHING_DONE = dict.fromkeys(("rows_total", "rows_predicted", "rows_rejected", "chunks_total", "chunks_done"), 0)
 _NO_USAGE = {field: getattr(Usage(), field) for field in Usage.__dataclass_fields__}
+
+
+def _columns_of(job: NewJob) -> dict[str, Any]:
+    labels = job.spec.get("labels") or {}
+    _check_labels(labels)
+    pin = job.model
+    return {
+        "id": job.id,
+        "name": job.name,
+        "want": Want.RUN.value,
+        "want_told": Want.RUN.value,
+        "spec_digest": job.spec_digest,
+        "model_digest": job.model_digest,
+        "output": job.output,
+        "staging": job.staging,
+        "foreground": job.foreground,
+        "priority": job.priority,
+        "crashes": 0,
+        **_NOTHING_DONE,
+        "labels": labels,
+        "usage": _NO_USAGE,
+        "tenant": job.tenant,
+        "owner": job.owner,
+        "model_key": job.model_digest if pin is None or pin.name is None else f"{job.tenant}/{pin.name}",
+        "model_name": pin.name if pin is not None else None,
+        "cpus": job.needs.cpus,
+        "memory_bytes": job.needs.memory_bytes,
+        "gpus": job.needs.gpus,
+        "parent_id": job.parent_id,
+        "managed": job.managed,
+    }
+
+
+def _check_labels(labels: dict[str, str]) -> None:
+    """Labels are searched in the database, and one of them that it cannot read would break every search."""
+    for text in [*labels, *labels.values()]:
+        if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise InvalidSpec(f"The label {text!r} is no text.", remedy="Use valid Unicode without NUL.")
 
 
 def _states_before(state: JobState) -> list[str]:
@@ -377,59 +472,21 @@ def _new_token() -> str:
     return os.urandom(16).hex()
 
 
-def _not_found(job_id: str) -> NotFound:
-    return NotFound(f"There is no job {job_id!r}.", remedy="`tidemill jobs list` shows what is there.")
-
-
-def _jobs() -> Select[Any]:
-    spec, plan = documents.alias("spec"), documents.alias("plan")
-    return (
-        select(jobs, spec.c.body.label("spec"), plan.c.body.label("plan"))
-        .join(spec, (spec.c.job_id == jobs.c.id) & (spec.c.kind == "spec"))
-        .outerjoin(plan, (plan.c.job_id == jobs.c.id) & (plan.c.kind == "plan"))
-    )
-
-
 def _standing_of(row: RowMapping) -> _Standing:
     return _Standing(
         id=row["id"],
         state=JobState(row["state"]),
         epoch=row["epoch"],
         token=row["token"],
+        needs=Needs(cpus=row["cpus"], memory_bytes=row["memory_bytes"], gpus=row["gpus"]),
         expired=bool(row["expired"]),
         planned=bool(row["planned"]),
         has_manifest=bool(row["has_manifest"]),
     )
 
 
-def _job(row: RowMapping) -> Job:
-    return Job(
-        id=row["id"],
-        name=row["name"],
-        state=JobState(row["state"]),
-        want=Want(row["want"]),
-        spec=row["spec"],
-        spec_digest=row["spec_digest"],
-        model_digest=row["model_digest"],
-        output=row["output"],
-        staging=row["staging"],
-        foreground=row["foreground"],
-        priority=row["priority"],
-        epoch=row["epoch"],
-        crashes=row["crashes"],
-        worker_id=row["worker_id"],
-        counts=Counts(total=row["rows_total"], predicted=row["rows_predicted"], rejected=row["rows_rejected"]),
-        chunks_total=row["chunks_total"],
-        chunks_done=row["chunks_done"],
-        plan=row["plan"],
-        error=row["error"],
-        usage=row["usage"],
-        created_at=_utc(row["created_at_ms"]),
-        started_at=None if row["started_at_ms"] is None else _utc(row["started_at_ms"]),
-        finished_at=None if row["finished_at_ms"] is None else _utc(row["finished_at_ms"]),
-        labels=row["labels"],
-    )
-
-
-def _utc(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+def _whole(connection: Connection, job_id: str) -> Job:
+    job = read_job(connection, job_id)
+    if job is None:
+        raise no_such_job(job_id)
+    return job

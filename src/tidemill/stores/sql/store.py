@@ -1,88 +1,156 @@
-"""The metadata store: one SQL database and, beside it, a lock file per worker."""
+"""The metadata store: one SQL database and, beside it, a lock file per worker of this machine."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import tempfile
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from typing import Any
 
 from tidemill.domain.errors import StoreUnusable
 from tidemill.durable.files import make_folder
-from tidemill.ports.store import Store
-from tidemill.stores.sql import schema, sqlite
+from tidemill.ports.store import Store, Watch
+from tidemill.stores.sql import postgres, schema, sqlite
+from tidemill.stores.sql.audit import SqlAudit
 from tidemill.stores.sql.database import Database
+from tidemill.stores.sql.history import SqlHistory
+from tidemill.stores.sql.keys import SqlKeys
 from tidemill.stores.sql.ledger import SqlLedger
+from tidemill.stores.sql.models import SqlModels
 from tidemill.stores.sql.queue import SqlQueue
 from tidemill.stores.sql.trust import SqlTrust
-from tidemill.stores.sql.workers import LockedWorkers
+from tidemill.stores.sql.workers import LockFiles, SqlWorkers
 
 DATABASE_NAME = "tidemill.db"
-LEASE_SECONDS = 30.0
-HEARTBEAT_SECONDS = 5.0
 
 
 class SqlStore(Store):
-    """A store on one database. Not to be used after a fork: the child must open its own."""
+    """A store on one database. Not to be used after a fork: the child must open its own.
+
+    Without times those of the database's kind hold: where a dead worker's lock is seen, leases may be long.
+    """
 
     def __init__(
-        self, database: Database, workers: LockedWorkers, *, lease_seconds: float, heartbeat_seconds: float
+        self,
+        database: Database,
+        locks: LockFiles,
+        *,
+        lease_seconds: float | None = None,
+        heartbeat_seconds: float | None = None,
     ) -> None:
-        if not 0 < heartbeat_seconds < lease_seconds:
-            raise ValueError(f"a heartbeat of {heartbeat_seconds} s cannot keep a lease of {lease_seconds} s")
-        self.url = database.dialect.url
-        self.lease_seconds = lease_seconds
-        self.heartbeat_seconds = heartbeat_seconds
+        dialect = database.dialect
+        self.lease_seconds = dialect.lease_seconds if lease_seconds is None else lease_seconds
+        self.heartbeat_seconds = dialect.heartbeat_seconds if heartbeat_seconds is None else heartbeat_seconds
+        if not 0 < self.heartbeat_seconds < self.lease_seconds:
+            raise ValueError(f"a heartbeat of {self.heartbeat_seconds} s cannot keep a lease of {self.lease_seconds} s")
+        self.url = dialect.url
         self.database = database
-        self.jobs = SqlQueue(database, workers, lease_seconds=lease_seconds)
+        self.workers = self._workers = SqlWorkers(database, locks, lease_seconds=self.lease_seconds)
+        self.jobs = SqlQueue(database, self._workers, lease_seconds=self.lease_seconds)
+        self.history = SqlHistory(database, self._workers)
         self.ledger = SqlLedger(database)
         self.trust = SqlTrust(database)
-        self.workers = self._locks = workers
+        self.models = SqlModels(database)
+        self.keys = SqlKeys(database)
+        self.audit = SqlAudit(database)
 
-    @classmethod
-    def open(
-        cls,
-        home: str | os.PathLike[str],
-        *,
-        lease_seconds: float = LEASE_SECONDS,
-        heartbeat_seconds: float = HEARTBEAT_SECONDS,
-    ) -> SqlStore:
-        """The store in a home folder, made or upgraded if need be. Raises StoreUnusable."""
-        folder = Path(os.path.abspath(home))
-        sqlite.refuse_network(folder)
-        locks = folder / "workers"
-        try:
-            make_folder(locks)
-        except OSError as exc:
-            raise StoreUnusable(
-                f"The folder {folder} cannot be used: {exc.strerror or exc}.",
-                remedy="Make it writable for you, or set TIDEMILL_HOME to another folder.",
-            ) from exc
-        database = sqlite.open_database(folder / DATABASE_NAME)
-        try:
-            schema.upgrade(database)
-            return cls(database, LockedWorkers(locks), lease_seconds=lease_seconds, heartbeat_seconds=heartbeat_seconds)
-        except BaseException:
-            database.close()
-            raise
+    def transaction(self) -> AbstractContextManager[None]:
+        return self.database.transaction()
+
+    def watch(self) -> Watch:
+        return self.database.changes.watch()
+
+    def check(self) -> dict[str, Any]:
+        """On SQLite this reads the whole file."""
+        found = schema.version(self.database)
+        schema.refuse_newer(self.database, found)
+        self.database.check()
+        return {"url": self.url, "schema": found, "newest_schema": schema.NEWEST}
+
+    def back_up(self, target: str) -> None:
+        self.database.back_up(target)
 
     def close(self) -> None:
         """Also frees the locks of workers that were registered here: a closed store can commit nothing."""
-        self._locks.release()
+        self._workers.release()
         self.database.close()
 
 
 def open_store(
     place: str | os.PathLike[str],
     *,
-    lease_seconds: float = LEASE_SECONDS,
-    heartbeat_seconds: float = HEARTBEAT_SECONDS,
-) -> Store:
-    """The store in a home folder, or the one that a `Store.url` names. Raises StoreUnusable."""
+    home: str | os.PathLike[str] | None = None,
+    lease_seconds: float | None = None,
+    heartbeat_seconds: float | None = None,
+    upgrade: bool = True,
+) -> SqlStore:
+    """The store in a home folder, or the one at a URL: a `Store.url`, postgresql://user@host/database.
+
+    Its schema is made or upgraded; without `upgrade` an older one is refused. `home` is where this machine's
+    workers of a store on a server keep their lock files. Raises StoreUnusable, MissingExtra.
+    """
     text = os.fspath(place)
     scheme, separator, rest = text.partition("://")
+    folder: Path | None
+    if separator and scheme in postgres.SCHEMES:
+        database = postgres.open_database(text)
+        folder = None if home is None else Path(os.path.abspath(home))
+    else:
+        folder = _folder_of(text, scheme, separator, rest)
+        sqlite.refuse_network(folder)
+        _make_locks(folder)
+        database = sqlite.open_database(folder / DATABASE_NAME)
+    try:
+        _bring_to_schema(database, upgrade=upgrade)
+        locks = LockFiles(_make_locks(folder or _make_temporary_home(database.dialect.url)))
+        return SqlStore(database, locks, lease_seconds=lease_seconds, heartbeat_seconds=heartbeat_seconds)
+    except BaseException:
+        database.close()
+        raise
+
+
+def temporary_home(url: str) -> Path:
+    """Where the lock files of a store on a server lie if nobody says: one folder for all processes of this user."""
+    digest = hashlib.sha256(url.encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"tidemill-{os.getuid()}-{digest}"
+
+
+def _bring_to_schema(database: Database, *, upgrade: bool) -> None:
+    if upgrade:
+        schema.upgrade(database)
+    else:
+        found = schema.version(database)
+        schema.refuse_newer(database, found)
+        schema.refuse_older(database, found)
+
+
+def _folder_of(text: str, scheme: str, separator: str, rest: str) -> Path:
     if separator and (scheme != "sqlite" or os.path.basename(rest) != DATABASE_NAME):
         raise StoreUnusable(
             f"No kind of store is named by {scheme}://.",
-            remedy=f"Give a home folder, or sqlite:///FOLDER/{DATABASE_NAME}.",
+            remedy=f"Give a home folder, sqlite:///FOLDER/{DATABASE_NAME} or postgresql://USER@HOST/DATABASE.",
         )
-    home = os.path.dirname(rest[1:]) if separator else text
-    return SqlStore.open(home, lease_seconds=lease_seconds, heartbeat_seconds=heartbeat_seconds)
+    return Path(os.path.abspath(os.path.dirname(rest[1:]) if separator else text))
+
+
+def _make_temporary_home(url: str) -> Path:
+    folder = temporary_home(url)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if folder.lstat().st_uid != os.getuid():
+        raise StoreUnusable(f"The folder {folder} belongs to somebody else.", remedy="Set TIDEMILL_HOME to a folder.")
+    return folder
+
+
+def _make_locks(folder: Path) -> Path:
+    locks = folder / "workers"
+    try:
+        make_folder(locks)
+    except OSError as exc:
+        raise StoreUnusable(
+            f"The folder {folder} cannot be used: {exc.strerror or exc}.",
+            remedy="Make it writable for you, or set TIDEMILL_HOME to another folder.",
+        ) from exc
+    return locks

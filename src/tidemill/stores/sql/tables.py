@@ -40,6 +40,15 @@ jobs = Table(
     Column("created_at_ms", BigInteger, nullable=False),
     Column("started_at_ms", BigInteger),
     Column("finished_at_ms", BigInteger),
+    Column("tenant", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("model_key", Text, nullable=False),
+    Column("model_name", Text),
+    Column("cpus", BigInteger, nullable=False),
+    Column("memory_bytes", BigInteger, nullable=False),
+    Column("gpus", BigInteger, nullable=False),
+    Column("parent_id", Text),
+    Column("managed", Boolean, nullable=False),
 )
 
 # What is big and never changes lies apart: every commit and heartbeat writes the whole row of its job.
@@ -64,6 +73,25 @@ chunks = Table(
     Column("committed_at_ms", BigInteger, nullable=False),
 )
 
+# Triggers on jobs fill it, so no statement can forget to.
+events = Table(
+    "events",
+    metadata,
+    Column("number", BigInteger, primary_key=True),
+    Column("job_id", Text, ForeignKey("jobs.id"), nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("request_digest", Text, nullable=False),
+    Column("job_id", Text, ForeignKey("jobs.id"), nullable=False),
+)
+
 trusted = Table(
     "trusted",
     metadata,
@@ -71,6 +99,90 @@ trusted = Table(
     Column("name", Text, nullable=False),
     Column("trusted_by", Text, nullable=False),
     Column("trusted_at_ms", BigInteger, nullable=False),
+)
+
+model_versions = Table(
+    "model_versions",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("digest", Text, nullable=False),
+    Column("flavor", Text, nullable=False),
+    Column("carries_code", Boolean, nullable=False),
+    Column("preload", _Json, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("signature", _Json),
+    Column("environment", _Json),
+    Column("description", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("created_by", Text, nullable=False),
+)
+
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("alias", Text, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+)
+
+model_limits = Table(
+    "model_limits",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("max_running", BigInteger, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("secret_sha256", Text, nullable=False),
+    Column("max_running", BigInteger),
+    Column("requests_per_minute", BigInteger),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger),
+    Column("revoked_at_ms", BigInteger),
+    Column("last_used_at_ms", BigInteger),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("number", BigInteger, primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("detail", _Json, nullable=False),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("pid", BigInteger, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("cpus", BigInteger, nullable=False),
+    Column("memory_bytes", BigInteger, nullable=False),
+    Column("gpus", BigInteger, nullable=False),
+    Column("free_cpus", BigInteger, nullable=False),
+    Column("free_memory_bytes", BigInteger, nullable=False),
+    Column("free_gpus", BigInteger, nullable=False),
+    Column("draining", Boolean, nullable=False),
+    Column("started_at_ms", BigInteger, nullable=False),
+    Column("seen_at_ms", BigInteger, nullable=False),
 )
 
 transitions = Table(

@@ -1,4 +1,4 @@
-"""Workers of this machine: each keeps a file locked while it lives."""
+"""Workers: each keeps a file of its machine locked while it lives, and announces itself in the database."""
 
 from __future__ import annotations
 
@@ -7,15 +7,70 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from sqlalchemy import RowMapping, delete, select, update
+
+from tidemill.domain.admission import Needs
 from tidemill.domain.errors import Refused, StoreUnusable
 from tidemill.durable.locks import FileLock, is_locked
-from tidemill.ports.store import WorkerStore
+from tidemill.ports.store import LiveWorker, WorkerFacts, WorkerStore
+from tidemill.stores.sql.database import Database
+from tidemill.stores.sql.rows import moment
+from tidemill.stores.sql.tables import workers
 
 _WORKER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
-class LockedWorkers(WorkerStore):
+_FORGOTTEN_AFTER_LEASES = 100
+"""A worker that was not seen for so long is removed when another one announces itself."""
+
+
+class SqlWorkers(WorkerStore):
+    """Announcements in the database, lock files in a folder of this machine.
+
+    Where the workers of other machines use the same database, locks say nothing: all are taken to be alive.
+    """
+
+    def __init__(self, database: Database, locks: LockFiles, *, lease_seconds: float) -> None:
+        self._database = database
+        self._locks = locks
+        self._lease_ms = round(lease_seconds * 1000)
+
+    def register(self, worker_id: str) -> str:
+        """Also removes the files of dead workers. Raises Refused if another process is that worker."""
+        return self._locks.register(worker_id)
+
+    def is_alive(self, worker_id: str) -> bool:
+        return not self._database.dialect.sees_deaths or self._locks.is_alive(worker_id)
+
+    def announce(self, facts: WorkerFacts) -> None:
+        now = self._database.now_ms
+        said = _columns_of(facts)
+        again = update(workers).where(workers.c.id == facts.id).values(**said, seen_at_ms=now).returning(workers.c.id)
+        long_dead = workers.c.seen_at_ms < now - _FORGOTTEN_AFTER_LEASES * self._lease_ms
+        with self._database.write(settle=False) as connection:
+            if connection.execute(again).first() is None:
+                first = {"id": facts.id, **said, "started_at_ms": now, "seen_at_ms": now}
+                connection.execute(self._database.dialect.insert_new(workers, first))
+                connection.execute(delete(workers).where(long_dead))
+
+    def withdraw(self, worker_id: str) -> None:
+        with self._database.write() as connection:
+            connection.execute(delete(workers).where(workers.c.id == worker_id))
+
+    def list_live(self) -> list[LiveWorker]:
+        recent = workers.c.seen_at_ms >= self._database.now_ms - self._lease_ms
+        with self._database.read() as connection:
+            rows = connection.execute(select(workers).where(recent).order_by(workers.c.id)).mappings().all()
+        return [_live_worker(row) for row in rows if self.is_alive(row["id"])]
+
+    def release(self) -> None:
+        """Free the locks of workers that were registered here."""
+        self._locks.release()
+
+
+class LockFiles:
     """One lock file per worker in `folder`. The kernel frees a dead process's lock within milliseconds."""
 
     def __init__(self, folder: Path) -> None:
@@ -24,7 +79,6 @@ class LockedWorkers(WorkerStore):
         self._guard = threading.Lock()
 
     def register(self, worker_id: str) -> str:
-        """Also removes the files of dead workers. Raises Refused if another process is that worker."""
         if not _WORKER_ID.fullmatch(worker_id):
             raise ValueError(f"{worker_id!r} cannot name a worker's lock file")
         path = self._path(worker_id)
@@ -62,6 +116,34 @@ class LockedWorkers(WorkerStore):
             with suppress(PermissionError):
                 if lock.try_lock():
                     lock.unlock(unlink=True)
+
+
+def _columns_of(facts: WorkerFacts) -> dict[str, Any]:
+    return {
+        "host": facts.host,
+        "pid": facts.pid,
+        "version": facts.version,
+        "cpus": facts.capacity.cpus,
+        "memory_bytes": facts.capacity.memory_bytes,
+        "gpus": facts.capacity.gpus,
+        "free_cpus": facts.free.cpus,
+        "free_memory_bytes": facts.free.memory_bytes,
+        "free_gpus": facts.free.gpus,
+        "draining": facts.draining,
+    }
+
+
+def _live_worker(row: RowMapping) -> LiveWorker:
+    facts = WorkerFacts(
+        id=row["id"],
+        host=row["host"],
+        pid=row["pid"],
+        version=row["version"],
+        capacity=Needs(cpus=row["cpus"], memory_bytes=row["memory_bytes"], gpus=row["gpus"]),
+        free=Needs(cpus=row["free_cpus"], memory_bytes=row["free_memory_bytes"], gpus=row["free_gpus"]),
+        draining=row["draining"],
+    )
+    return LiveWorker(facts=facts, started_at=moment(row["started_at_ms"]), seen_at=moment(row["seen_at_ms"]))
 
 
 def _locked(path: Path) -> FileLock:

@@ -1,4 +1,3 @@
 """The schema, step by step: the n-th module brings a database to version n. Published steps never change."""
 
-VERSIONS = ("m0001_initial",)
-"""Modules of this package in the order in which they are applied. Each has `STATEMENTS`: dialect name -> SQL."""
+VERSIONS = ("m0001_initial", "m0002_service")
