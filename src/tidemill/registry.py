@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
@@ -53,7 +54,13 @@ class Registry(Generic[T]):
         return (self.get(name) for name in self.names())
 
     def _entry_points(self) -> tuple[EntryPoint, ...]:
-        return tuple(entry_points(group=f"tidemill.{self.kind}"))
+        return installed(f"tidemill.{self.kind}")
+
+
+@cache
+def installed(group: str) -> tuple[EntryPoint, ...]:
+    """Third parties' members. Looked up once in a process: it reads every installed distribution."""
+    return tuple(entry_points(group=group))
 
 
 def missing_extra(extra: str, cause: ModuleNotFoundError) -> MissingExtra:

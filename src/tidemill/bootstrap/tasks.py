@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from tidemill.engine import assembly, models, planner, preview, verification
+from tidemill.engine import assembly, environments, inspection, models, planner, preview, results, verification
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -20,10 +21,22 @@ def versions(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     return models.versions(request)
 
 
+def environment(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """A model's own Python: {"requirements", "python", "folder"} -> what `environments.ensure` returns."""
+    return dict(environments.ensure(request["requirements"], request["python"], Path(request["folder"]), progress))
+
+
+def read_result(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """A question about a finished result: see `results.read`."""
+    results.spare_pandas()
+    return results.read(request, progress)
+
+
 snapshot = planner.snapshot
 plan = planner.plan
 assemble = assembly.assemble
 show = preview.preview
 head = preview.head
 compare = verification.compare
+inspect = inspection.inspect
 verify = verification.verify

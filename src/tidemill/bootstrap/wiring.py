@@ -6,14 +6,18 @@ import getpass
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from importlib.util import find_spec
 
 from tidemill.config import Settings, usable_memory_bytes
+from tidemill.domain.cost import RateCard
 from tidemill.domain.ids import new_id
-from tidemill.engine.worker import Compute, Entries
+from tidemill.engine.layout import Compute
+from tidemill.engine.worker import Entries
 from tidemill.executors.local import LocalExecutor
 from tidemill.ports.sink import Sink
-from tidemill.service.context import Context, TaskEntries
+from tidemill.ports.store import Store
+from tidemill.service.context import Context, Places, Policy, TaskEntries
 from tidemill.sinks.local import LocalSink
 from tidemill.stores.sql.store import open_store
 from tidemill.wire.spec import JobSpec
@@ -27,7 +31,17 @@ PRELOAD = (
     "pyarrow.parquet",
     TASKS,
     "tidemill.bootstrap.scorer",
+    "tidemill.bootstrap.preloaded",
 )
+
+SERVICE_PRELOAD = (
+    "tidemill.sources.listing",
+    "tidemill.sources.parquet",
+    "tidemill.sources.csv",
+    "tidemill.sources.jsonl",
+    "tidemill.encoders.parquet",
+)
+"""What one job after another needs as well; a single one starts sooner without."""
 
 SUFFIXES = {"parquet": ".parquet", "csv": ".csv", "jsonl": ".jsonl", "arrow": ".arrow"}
 COMPRESSION_SUFFIXES = {"gzip": ".gz", "zstd": ".zst"}
@@ -46,16 +60,22 @@ def open_sink(spec: JobSpec) -> Sink:
 
 
 @contextmanager
-def opened(settings: Settings | None = None, *, children: bool = True) -> Iterator[Context]:
+def opened(settings: Settings | None = None, *, children: bool = True, warm: bool = False) -> Iterator[Context]:
     """A context on this machine; its children and connections end with the block.
 
-    Use cases that only ask the store say `children=False`: nothing is started before it is needed.
+    Use cases that only ask the store say `children=False`: nothing is started before it is needed. Whoever
+    runs one job after another says `warm=True`: scorers are kept for the next one.
     """
     settings = settings or Settings()
-    executor = LocalExecutor(preload=PRELOAD, eager=children)
+    warm_bytes = usable_memory_bytes(settings.warm_memory_share) if warm else 0
+    preload = (*PRELOAD, *_service_preload()) if warm else PRELOAD
+    executor = LocalExecutor(preload=preload, eager=children, warm_bytes=warm_bytes)
     try:
         store = open_store(
-            settings.home, lease_seconds=settings.lease_seconds, heartbeat_seconds=settings.heartbeat_seconds
+            settings.store or settings.home,
+            home=settings.home,
+            lease_seconds=settings.lease_seconds,
+            heartbeat_seconds=settings.heartbeat_seconds,
         )
         try:
             worker_id = new_id("worker")
@@ -65,6 +85,7 @@ def opened(settings: Settings | None = None, *, children: bool = True) -> Iterat
                 open_sink=open_sink,
                 entries=Entries(
                     identify=f"{TASKS}:identify",
+                    environment=f"{TASKS}:environment",
                     versions=f"{TASKS}:versions",
                     plan=f"{TASKS}:plan",
                     assemble=f"{TASKS}:assemble",
@@ -76,22 +97,66 @@ def opened(settings: Settings | None = None, *, children: bool = True) -> Iterat
                     head=f"{TASKS}:head",
                     verify=f"{TASKS}:verify",
                     compare=f"{TASKS}:compare",
+                    inspect=f"{TASKS}:inspect",
+                    read_result=f"{TASKS}:read_result",
                 ),
                 compute=Compute(
                     cores=settings.cores,
                     memory_bytes=usable_memory_bytes(settings.memory_share),
                     stall_seconds=settings.stall_seconds,
-                    preload=PRELOAD,
+                    preload=preload,
                 ),
                 worker_id=worker_id,
                 worker_lock=store.workers.register(worker_id),
                 host=socket.gethostname(),
                 user=_user(),
+                places=Places(**settings.places),
+                policy=_policy(settings),
+                rates=_rates(settings),
             )
         finally:
             store.close()
     finally:
         executor.close()
+
+
+@contextmanager
+def opened_store(settings: Settings | None = None, *, upgrade: bool) -> Iterator[Store]:
+    """The store alone, for commands about it; without `upgrade` one with an older schema is refused."""
+    settings = settings or Settings()
+    with closing(open_store(settings.store or settings.home, home=settings.home, upgrade=upgrade)) as store:
+        yield store
+
+
+def _service_preload() -> tuple[str, ...]:
+    # Arrow imports pandas, if it is there, at the first value that it converts: once here, not in every child.
+    return (*SERVICE_PRELOAD, *(("pandas",) if find_spec("pandas") else ()))
+
+
+def _policy(settings: Settings) -> Policy:
+    return Policy(
+        data_roots=None if settings.data_roots is None else tuple(path.resolve() for path in settings.data_roots),
+        result_days=settings.result_days,
+        job_days=settings.job_days,
+        staging_days=settings.staging_days,
+        upload_days=settings.upload_days,
+        log_days=settings.log_days,
+        audit_days=settings.audit_days,
+        max_upload_bytes=settings.max_upload_bytes,
+        requests_per_minute=settings.requests_per_minute,
+        model_hosts=tuple(host.lower() for host in settings.model_hosts),
+    )
+
+
+def _rates(settings: Settings) -> RateCard | None:
+    card = RateCard(
+        currency=settings.rate_currency,
+        per_cpu_hour=settings.rate_cpu_hour,
+        per_gb_read=settings.rate_gb_read,
+        per_gb_written=settings.rate_gb_written,
+        per_job=settings.rate_job,
+    )
+    return None if card == RateCard(currency=card.currency) else card
 
 
 def _user() -> str:

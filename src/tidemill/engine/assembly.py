@@ -11,15 +11,22 @@ from typing import Any
 from tidemill import registry
 from tidemill.domain.receipt import Part, PartKind
 from tidemill.engine import planfile
+from tidemill.engine.fence import fenced
 
 
 def assemble(request: Mapping[str, Any], progress: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Make `out/data<suffix>` and, if there are rejected rows, `out/rejected<suffix>` in staging.
 
-    request: {"staging", "plan_digest", "parts" (a file of [kind, name] lines)}. Started over after a
-    crash: it only reads committed parts. Returns {"parts": [Part as JSON]}.
+    request: {"staging", "epoch", "plan_digest", "parts" (a file of [kind, name] lines)}. Started over after
+    a crash: it only reads committed parts. Returns {"parts": [Part as JSON]}. Raises LeaseLost if a later
+    epoch was here already.
     """
     staging = Path(request["staging"])
+    with fenced(staging, request.get("epoch", 0)):
+        return _assemble(staging, request, progress)
+
+
+def _assemble(staging: Path, request: Mapping[str, Any], progress: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     plan = planfile.read_summary(staging, request["plan_digest"])
     encoder = registry.encoders.get(plan.output_format)(plan.output_options)
     parts: dict[PartKind, list[Path]] = {"predictions": [], "rejected": []}

@@ -7,7 +7,7 @@ be read leaves a gap, it never moves a border.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ def keys_of(chunk: Chunk, row: int) -> tuple[str, int]:
     """(file path, row number in the file) of a row of the chunk."""
     for segment in chunk.segments:
         if row < segment.rows:
-            return segment.file.path, segment.row_start + row
+            return segment.file.path, segment.row_number(row)
         row -= segment.rows
     raise IndexError(f"the chunk has no row {row}")
 
@@ -77,13 +77,35 @@ def _read_segment(
     source: Source, segment: Segment, plan: PlanSummary, schema: pa.Schema, cutter: _Cutter, offset: int
 ) -> Iterator[Batch]:
     expected = segment.row_start
+    selected = None if segment.selected is None else np.array(segment.selected, dtype=np.int64)
     for rows in source.read(segment, plan.columns, plan.types, plan.batch_rows):
         if rows.row_start != expected or rows.row_start + rows.planned > segment.row_stop:
             raise _different_rows(segment)
         expected += rows.planned
-        yield from cutter.add(rows, offset - segment.row_start, schema)
+        if selected is None:
+            yield from cutter.add(rows, offset - segment.row_start, schema)
+        else:
+            yield from cutter.add(_of_selected(rows, selected), offset, schema)
     if expected != segment.row_stop:
         raise _different_rows(segment)
+
+
+def _of_selected(rows: Rows, selected: np.ndarray[Any, Any]) -> Rows:
+    """Only the selected rows, numbered by their place among all that are selected of the segment."""
+    low, high = np.searchsorted(selected, [rows.row_start, rows.row_start + rows.planned]).tolist()
+    wanted = selected[low:high]
+    there = rows.row_numbers
+    if there is None:
+        there = np.arange(rows.row_start, rows.row_start + rows.planned, dtype=np.int64)
+    mask = np.isin(there, wanted)
+    place = {number: low + k for k, number in enumerate(wanted.tolist())} if rows.unread else {}
+    return Rows(
+        batch=rows.batch.filter(pa.array(mask)),
+        row_start=low,
+        planned=high - low,
+        row_numbers=np.searchsorted(selected, there[mask]),
+        unread=tuple(replace(row, row=place[row.row]) for row in rows.unread if row.row in place),
+    )
 
 
 def _different_rows(segment: Segment) -> InputChanged:

@@ -6,8 +6,9 @@ whole where that is cheap: reading from the middle of one means to read and drop
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from tidemill.domain.plan import Block, Chunk, InputFile, Segment
 
@@ -121,3 +122,76 @@ def _append(segments: list[Segment], piece: _Piece) -> None:
             stop=piece.block.stop,
         )
     )
+
+
+def cut_selected(
+    files: Iterable[tuple[int, InputFile, Iterable[Block], Sequence[int]]], borders: Borders
+) -> Iterator[Chunk]:
+    """Chunks over (file number, file, its blocks, the rows wanted of it, ascending), in order.
+
+    Only blocks with such rows are read. A chunk has at most `borders.rows` wanted rows, and ends once
+    what must be decoded for them passes `borders.decoded_bytes`.
+    """
+    number, rows, size = 0, 0, 0
+    segments: list[Segment] = []
+    for piece in _selected_pieces(files):
+        taken = 0
+        while taken < len(piece.wanted):
+            if len(segments) >= MAX_FILES_PER_CHUNK and not piece.continues(segments[-1]):
+                yield Chunk(number=number, segments=tuple(segments))
+                number, rows, size, segments = number + 1, 0, 0, []
+            some = piece.wanted[taken : taken + borders.rows - rows]
+            piece.append(segments, some)
+            taken, rows, size = taken + len(some), rows + len(some), size + piece.block.decoded_bytes
+            if rows >= borders.rows or size >= borders.decoded_bytes:
+                yield Chunk(number=number, segments=tuple(segments))
+                number, rows, size, segments = number + 1, 0, 0, []
+    if segments or number == 0:
+        yield Chunk(number=number, segments=tuple(segments))
+
+
+@dataclass(frozen=True)
+class _SelectedPiece:
+    """The wanted rows of one block; there is at least one."""
+
+    file_number: int
+    file: InputFile
+    block: Block
+    block_row: int
+    wanted: tuple[int, ...]
+
+    def continues(self, last: Segment) -> bool:
+        """Whether that segment ends where this block begins."""
+        return last.file_number == self.file_number and last.stop == self.block.start
+
+    def append(self, segments: list[Segment], some: tuple[int, ...]) -> None:
+        """Add these of the wanted rows, to the last segment if it ends where this block begins."""
+        if segments and self.continues(segments[-1]):
+            last = segments[-1]
+            selected = (*(last.selected or ()), *some)
+            segments[-1] = replace(last, row_stop=some[-1] + 1, stop=self.block.stop, selected=selected)
+            return
+        segments.append(
+            Segment(
+                file_number=self.file_number,
+                file=self.file,
+                row_start=some[0],
+                row_stop=some[-1] + 1,
+                block_row=self.block_row,
+                start=self.block.start,
+                stop=self.block.stop,
+                selected=some,
+            )
+        )
+
+
+def _selected_pieces(
+    files: Iterable[tuple[int, InputFile, Iterable[Block], Sequence[int]]],
+) -> Iterator[_SelectedPiece]:
+    for file_number, file, blocks, wanted in files:
+        row = first = 0
+        for block in blocks:
+            last = bisect_left(wanted, row + block.rows, first)
+            if last > first:
+                yield _SelectedPiece(file_number, file, block, row, tuple(wanted[first:last]))
+            row, first = row + block.rows, last

@@ -1,4 +1,4 @@
-"""Keeping a lease: a thread that renews and does nothing else."""
+"""Keeping a lease: one thread renews it, another watches the clock; neither does anything else."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import TypeVar
 
-from tidemill.domain.errors import LeaseLost, TidemillError
+from tidemill.domain.errors import LeaseLost, StoreUnavailable, StoreUnusable
 from tidemill.domain.job import Lease, Want
 from tidemill.ports.store import Store
 
@@ -16,50 +17,122 @@ log = logging.getLogger(__name__)
 
 MARGIN = 0.8
 """After this share of the lease without a renewal the children are killed: before it can be taken."""
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 2.0
+JOIN_SECONDS = 5.0
+
+T = TypeVar("T")
 
 
 class Heartbeat:
     """Renews one lease until it is left; says what people want of the job, and whether it was lost.
 
-    `on_lost` is called from this thread, once, when the lease is gone or could not be renewed in time;
-    it must stop the children and return quickly.
+    `on_lost` is called from a thread of its own, once, when the lease is gone or could not be renewed
+    in time, also when the store hangs; it must stop the children and return quickly. A process that
+    was frozen gets one more try to renew first: perhaps nobody took the job meanwhile.
     """
 
     def __init__(self, store: Store, lease: Lease, worker_id: str, on_lost: Callable[[], None]) -> None:
         self.store, self.lease, self.worker_id, self.on_lost = store, lease, worker_id, on_lost
         self.want = Want.RUN
         self.lost = False
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="heartbeat", daemon=True)
+        self._renewed = time.monotonic()
+        self._failing = False
+        self._over = threading.Event()
+        self._hurry = threading.Event()
+        self._once = threading.Lock()
+        self._threads = [
+            threading.Thread(target=loop, name=f"{name} {lease.job_id}", daemon=True)
+            for name, loop in (("heartbeat", self._renew_always), ("lease", self._watch))
+        ]
 
     def check(self) -> None:
         """Raises LeaseLost if the lease is gone."""
         if self.lost:
             raise LeaseLost()
 
+    def pause(self, seconds: float) -> None:
+        """Sleep, at most until the lease is lost."""
+        self._over.wait(seconds)
+
+    def while_ours(self, ask: Callable[[], T]) -> T:
+        """Ask the store, again and again while it does not answer and the lease can still be ours.
+
+        Raises LeaseLost after that.
+        """
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            self.check()
+            try:
+                return ask()
+            except StoreUnavailable as exc:
+                log.debug("%s: the store does not answer: %s", self.lease.job_id, exc)
+            self.pause(pause)
+            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
     def __enter__(self) -> Heartbeat:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        self._thread.join()
+        self._over.set()
+        self._hurry.set()
+        for thread in self._threads:
+            thread.join(JOIN_SECONDS)
 
-    def _loop(self) -> None:
-        renewed = time.monotonic()
-        while not self._stop.wait(self.store.heartbeat_seconds):
+    def _renew_always(self) -> None:
+        while not self._over.is_set():
+            self._hurry.wait(self.store.heartbeat_seconds)
+            self._hurry.clear()
+            if self._over.is_set():
+                return
+            asked = time.monotonic()
             try:
                 wants = self.store.jobs.renew_if_current([self.lease], self.worker_id)
-            except TidemillError as exc:
-                log.warning("the lease of %s could not be renewed: %s", self.lease.job_id, exc)
-                if time.monotonic() - renewed < self.store.lease_seconds * MARGIN:
-                    continue
-                wants = {}
+            except StoreUnusable as exc:
+                self._say_once(exc)
+                continue
             if self.lease.job_id not in wants:
-                self.lost = True
-                self.on_lost()
+                self._lose("somebody else may hold it")
                 return
-            renewed = time.monotonic()
+            self._failing = False
+            self._renewed = asked
             self.want = wants[self.lease.job_id]
+
+    def _say_once(self, exc: StoreUnusable) -> None:
+        if not self._failing:
+            log.warning("the lease of %s cannot be renewed: %s", self.lease.job_id, exc)
+        self._failing = True
+
+    def _watch(self) -> None:
+        while not self._over.is_set():
+            left = self._left()
+            if left > 0:
+                self._over.wait(left)
+            elif self._failing or not self._renewed_in_grace():
+                self._lose("it could not be renewed in time")
+                return
+
+    def _left(self) -> float:
+        return self._renewed + self.store.lease_seconds * MARGIN - time.monotonic()
+
+    def _renewed_in_grace(self) -> bool:
+        self._hurry.set()
+        stop = time.monotonic() + self.store.lease_seconds * (1 - MARGIN) / 2
+        while time.monotonic() < stop and not self._over.wait(0.02):
+            if self._left() > 0:
+                return True
+        return self._over.is_set() or self._left() > 0
+
+    def _lose(self, why: str) -> None:
+        with self._once:
+            if self._over.is_set():
+                return
+            self.lost = True
+            self._over.set()
+            self._hurry.set()
+        log.warning("the lease of %s is lost: %s", self.lease.job_id, why)
+        self.on_lost()

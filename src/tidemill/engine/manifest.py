@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -20,9 +21,12 @@ def build_manifest(
     model: Mapping[str, Any],
     files: Sequence[StagedFile],
     at: datetime,
+    *,
     earlier: Mapping[str, Any] | None,
+    environment: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """The manifest of a job whose parts are all staged. `earlier` is the manifest it appends to."""
+    """The manifest of a job whose parts are all staged. `earlier` is the manifest it appends to;
+    `environment` ({"python", "digest", "lock"}) the model's own, if it has one."""
     counts = job.counts
     return {
         "manifest_format": FORMAT,
@@ -45,9 +49,11 @@ def build_manifest(
             "outputs": [asdict(field) for field in plan.model.outputs],
         },
         "snapshot": {"digest": plan.snapshot_digest, "files": plan.files, "rows": plan.rows, "bytes": plan.input_bytes},
+        "selection": None if plan.selection is None else plan.selection.to_json(),
         "spec": job.spec,
         "spec_digest": job.spec_digest,
         "libraries": dict(plan.libraries),
+        "environment": None if environment is None else dict(environment),
         "usage": job.usage,
         "appended_to": _history(earlier),
         "files": [asdict(file) for file in files],
@@ -75,3 +81,22 @@ def covers(manifest: Mapping[str, Any], spec_digest: str, model_digest: str, sna
 def counts_of(manifest: Mapping[str, Any]) -> Counts:
     """The rows of the job that made the manifest."""
     return Counts(**manifest["counts"])
+
+
+def own_entries(manifest: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
+    """Files ("predictions" or "rejected") of the job that made the manifest, in order, each with its absolute
+    "path": of an output that was appended to, the last ones."""
+    parent = os.path.dirname(manifest["output"])
+    entries = [entry for entry in manifest["files"] if entry["kind"] == kind]
+    if manifest.get("appended_to"):
+        rows, first = int(manifest["counts"]["predicted" if kind == "predictions" else "rejected"]), len(entries)
+        while rows > 0 and first > 0:
+            first -= 1
+            rows -= entries[first]["rows"]
+        entries = entries[first:]
+    return [{**entry, "path": os.path.join(parent, entry["name"])} for entry in entries]
+
+
+def own_files(manifest: Mapping[str, Any], kind: str) -> list[str]:
+    """The paths of `own_entries`."""
+    return [entry["path"] for entry in own_entries(manifest, kind)]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tidemill import registry
-from tidemill.domain.errors import ModelUnusable, NotFound, NotTrusted, UnknownFormat
+from tidemill.domain.errors import ModelUnusable, NotFound, NotTrusted, TidemillError, UnknownFormat
 from tidemill.ports.flavor import Flavor, Model
 
 HEAD_BYTES = 64 << 10
@@ -56,17 +56,17 @@ def _head(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
             head = file.read(HEAD_BYTES)
-    except FileNotFoundError:
-        raise NotFound(
-            f"There is no model at {path}.", remedy="Give a model file, a folder, or module:Class."
-        ) from None
     except OSError as exc:
-        raise ModelUnusable(
-            f"The model {path} cannot be read: {exc.strerror}.", remedy="Check its permissions."
-        ) from exc
+        raise _unreadable(path, exc) from exc
     if not head:
         raise ModelUnusable(f"The model {path} is empty.", remedy="Save the model again.")
     return head
+
+
+def _unreadable(path: str, exc: OSError) -> TidemillError:
+    if isinstance(exc, FileNotFoundError):
+        return NotFound(f"There is no model at {path}.", remedy="Give a model file, a folder, or module:Class.")
+    return ModelUnusable(f"The model {path} cannot be read: {exc.strerror}.", remedy="Check its permissions.")
 
 
 def versions(given: Mapping[str, str]) -> dict[str, str]:
@@ -88,10 +88,17 @@ def is_code(path: str) -> bool:
 
 def digest_of(path: str) -> tuple[str, int]:
     """sha256 and size in bytes: of a file its bytes, of a folder its sorted (path, size, sha256), of
-    code the source file, the class name and the version of the distribution it comes from."""
-    if is_code(path):
-        return _digest_of_code(path)
-    target = Path(path)
+    code the source file, the class name and the version of the distribution it comes from.
+
+    Raises NotFound, ModelUnusable for what cannot be read.
+    """
+    try:
+        return _digest_of_code(path) if is_code(path) else _digest_of_files(Path(path))
+    except OSError as exc:
+        raise _unreadable(path, exc) from exc
+
+
+def _digest_of_files(target: Path) -> tuple[str, int]:
     if not target.is_dir():
         return _digest_of_file(target)
     total, size = hashlib.sha256(), 0
@@ -141,18 +148,25 @@ def _distribution_version(module: str) -> str:
     return ""
 
 
-def load(model: Mapping[str, Any], options: Mapping[str, Any]) -> Model:
-    """Load the model that `identify` described, checking digest and trust again.
-
-    `model` also has "trusted": whether a person allowed this digest to run code.
-    """
-    kind = registry.flavors.get(model["flavor"])
-    if kind.carries_code and not model.get("trusted"):
+def check_trusted(model: Mapping[str, Any]) -> None:
+    """Raise NotTrusted for a format that can carry code, unless `model` has "trusted": whether a person
+    allowed this digest to run code."""
+    if registry.flavors.get(model["flavor"]).carries_code and not model.get("trusted"):
         raise NotTrusted(
             f"{model['path']} ({model['flavor']}, sha256 {model['digest'][:12]}) can run code when it is loaded.",
             remedy="If you know where it comes from, allow this very file with --trust.",
         )
-    found, _ = digest_of(model["path"])
+
+
+def load(model: Mapping[str, Any], options: Mapping[str, Any]) -> Model:
+    """Load the model that `identify` described, checking trust and digest again."""
+    check_trusted(model)
+    try:
+        found, _ = digest_of(model["path"])
+    except NotFound as exc:
+        raise ModelUnusable(
+            f"The model {model['path']} is gone since this job was submitted.", remedy="Put it back, or add it again."
+        ) from exc
     if found != model["digest"]:
         raise ModelUnusable(f"The model {model['path']} changed since this job was submitted.", remedy="Run it again.")
-    return kind().load(model["path"], options)
+    return registry.flavors.get(model["flavor"])().load(model["path"], options)

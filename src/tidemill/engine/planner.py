@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
@@ -17,8 +18,10 @@ from tidemill.domain.errors import InputUnreadable, NotFound, TooLarge, Unsuppor
 from tidemill.domain.plan import Block, InputFile, PlanSummary
 from tidemill.domain.signature import ModelInfo
 from tidemill.engine import models, planfile
-from tidemill.engine.chunking import BYTES_PER_CHUNK, Borders, cut_chunks
+from tidemill.engine.chunking import BYTES_PER_CHUNK, Borders, cut_chunks, cut_selected
+from tidemill.engine.fence import fenced
 from tidemill.engine.schema import Columns, InputSchema
+from tidemill.engine.selection import RejectedRows
 from tidemill.ports.encoder import Encoder
 from tidemill.ports.source import Source
 from tidemill.wire.spec import JobSpec
@@ -71,7 +74,7 @@ class _Listing:
     def __init__(self, paths: list[str], suffixes: tuple[str, ...]) -> None:
         self.paths, self.suffixes = paths, suffixes
         self.files = self.bytes = 0
-        self._hash = hashlib.sha256()
+        self._hash, self._content_hash = hashlib.sha256(), hashlib.sha256()
 
     def __iter__(self) -> Iterator[InputFile]:
         for file in registry.list_inputs()(self.paths, self.suffixes):
@@ -79,10 +82,16 @@ class _Listing:
             self.files += 1
             self.bytes += file.size_bytes
             self._hash.update(f"{file.path}\0{file.size_bytes}\0{file.mtime_ns}\n".encode())
+            self._content_hash.update(f"{os.path.basename(file.path)}\0{file.size_bytes}\n".encode())
             yield file
 
     def digest(self) -> str:
         return self._hash.hexdigest()
+
+    def content_digest(self) -> str:
+        """Names and sizes without places and times: what parts carry, so that a file that was sent to a
+        service gives the same bytes there as at home."""
+        return self._content_hash.hexdigest()
 
 
 def _check_name(path: str) -> None:
@@ -107,26 +116,45 @@ def _with_progress(files: _Listing, progress: Progress) -> Iterator[InputFile]:
 def plan(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     """Plan a job and leave the plan in its staging folder.
 
-    request: {"spec", "staging", "model" (as `models.identify` gave it, with "trusted"), "threads"}.
+    request: {"spec", "staging", "epoch", "model" (as `models.identify` gave it, with "trusted"), "info", "parent"}.
+    "info" is what is known of this very model, loaded so, from an earlier plan: then it is not loaded. A model
+    that was loaded is told of by progress, {"info"}. With `input.rejected_of` in the spec, "parent" is that
+    job's manifest, and only the rows it rejected are planned.
     Returns `PlanSummary.to_json`. Raises Refused kinds for everything that can be known before the
-    first row, InputUnreadable, ModelUnusable.
+    first row, InputUnreadable, ModelUnusable; LeaseLost if a later epoch was planned already.
     """
     spec = JobSpec.model_validate(request["spec"])
     assert spec.output is not None, "a preview is not planned"
-    return _Planner(spec, Path(request["staging"]), request["model"], progress).run().to_json()
+    rejected = None
+    if spec.input.rejected_of is not None:
+        rejected = RejectedRows(request["parent"])
+    staging = Path(request["staging"])
+    with fenced(staging, request.get("epoch", 0)):
+        info = request.get("info")
+        known = None if info is None else ModelInfo.from_json(info)
+        return _Planner(spec, staging, request["model"], known, rejected, progress).run().to_json()
 
 
 class _Planner:
-    def __init__(self, spec: JobSpec, staging: Path, model: Mapping[str, Any], progress: Progress) -> None:
-        self.spec, self.staging, self.progress = spec, staging, progress
+    def __init__(
+        self,
+        spec: JobSpec,
+        staging: Path,
+        model: Mapping[str, Any],
+        known: ModelInfo | None,
+        rejected: RejectedRows | None,
+        progress: Progress,
+    ) -> None:
+        self.spec, self.staging, self.rejected, self.progress = spec, staging, rejected, progress
         self.model_facts = model
         self.listing = _Listing(spec.input.path, _suffixes(spec.input.format))
-        self.info = self._load_model()
+        self.info = known or self._load_model()
 
     def _load_model(self) -> ModelInfo:
         options = {**self.spec.predict.model_dump(), "features": self.spec.features, "threads": 1}
         model = models.load(self.model_facts, options)
         try:
+            self.progress({"info": model.info.to_json()})
             return model.info
         finally:
             model.close()
@@ -143,7 +171,9 @@ class _Planner:
             source_name = registry.detect_format()(first)
         source = registry.sources.get(source_name)(self.spec.input.options, self.staging / "spool")
         schema = InputSchema(self.info, self.spec, source)
-        rows, chunks = self._write_files_and_chunks(source, schema, first, files)
+        snapshot_rows, chunks = self._write_files_and_chunks(source, schema, first, files)
+        selection = None if self.rejected is None else self.rejected.finish(self.listing.digest())
+        rows = snapshot_rows if self.rejected is None else self.rejected.rows
         columns = schema.resolve()
         output = self._output(columns, source)
         self._check_single_file(rows)
@@ -160,7 +190,7 @@ class _Planner:
             kept=tuple(columns.kept.names),
             types=columns.source_types,
             model=replace(self.info, inputs=columns.inputs),
-            batch_rows=self._batch_rows(schema, rows),
+            batch_rows=self._batch_rows(schema, snapshot_rows),
             predict=self.spec.predict.model_dump(),
             output_format=output["format"],
             output_options=output["options"],
@@ -173,32 +203,42 @@ class _Planner:
             metadata={
                 "model": self.model_facts["digest"],
                 "spec": self.spec.digest(),
-                "snapshot": self.listing.digest(),
+                "snapshot": self.listing.content_digest(),
             },
             libraries=_libraries(self.info),
             warnings=tuple(columns.warnings),
+            selection=selection,
         )
         return planfile.write_summary(self.staging, summary)
 
     def _write_files_and_chunks(
         self, source: Source, schema: InputSchema, first: InputFile, rest: Iterator[InputFile]
     ) -> tuple[int, int]:
+        """(Rows of the snapshot, chunks)."""
         total = 0
 
         def examined() -> Iterator[tuple[int, InputFile, tuple[Block, ...]]]:
             nonlocal total
-            number = 0
             with planfile.files_table(self.staging) as table:
-                for file in _chain(first, rest):
+                for number, file in enumerate(_chain(first, rest)):
                     facts = source.examine(file, infer=schema.needs_inference)
                     schema.add(file, facts)
                     table.add(asdict(file))
                     total += facts.rows
                     yield number, file, facts.blocks
-                    number += 1
 
-        chunks = planfile.write_chunks(self.staging, cut_chunks(examined(), self._borders()))
+        if self.rejected is None:
+            cut = cut_chunks(examined(), self._borders())
+        else:
+            cut = cut_selected(self._with_rejected(self.rejected, examined()), self._borders())
+        chunks = planfile.write_chunks(self.staging, cut, selected=self.rejected is not None)
         return total, chunks
+
+    def _with_rejected(
+        self, rejected: RejectedRows, examined: Iterator[tuple[int, InputFile, tuple[Block, ...]]]
+    ) -> Iterator[tuple[int, InputFile, tuple[Block, ...], tuple[int, ...]]]:
+        for number, file, blocks in examined:
+            yield number, file, blocks, rejected.of(file, sum(block.rows for block in blocks))
 
     def _borders(self) -> Borders:
         asked = self.spec.compute.rows_per_chunk

@@ -6,15 +6,18 @@ predicting thread has one to do and one waiting, and no more: memory is bounded.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import logging
 import os
 import queue
+import resource
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,9 +31,11 @@ from tidemill.domain.plan import Chunk, PlanSummary
 from tidemill.engine import models, planfile
 from tidemill.engine.batching import BadRow, Batch, read_batches
 from tidemill.engine.chunkout import ChunkOutput, Meter, Scored, rejected_rows
+from tidemill.engine.modelkey import Stamp, load_options, model_key, stamp
 from tidemill.engine.planner import unpack_schema
 from tidemill.engine.predicting import Predictor, features_of
 from tidemill.ports.executor import ChunkRun
+from tidemill.ports.flavor import Model
 from tidemill.ports.source import Source
 
 log = logging.getLogger(__name__)
@@ -42,20 +47,62 @@ TELL_SECONDS = 0.25
 Send = Callable[[dict[str, Any]], None]
 
 
-class ChunkScorer:
-    """All that scoring a chunk needs, loaded once: plan, model, source, encoder."""
+@dataclass(frozen=True, kw_only=True)
+class _Loaded:
+    key: str | None
+    stamp: Stamp
+    model: Model
 
-    def __init__(self, job: Mapping[str, Any]) -> None:
+
+class ModelKeeper:
+    """The model that is loaded, kept from job to job as long as each wants the same."""
+
+    def __init__(self) -> None:
+        self._loaded: _Loaded | None = None
+
+    @property
+    def may_be_kept(self) -> bool:
+        """Whether there is a model that another job can use."""
+        return self._loaded is not None and self._loaded.key is not None
+
+    def model_for(self, model: Mapping[str, Any], plan: PlanSummary, threads: int) -> Model:
+        """The model of a job, loaded if it is not the one that is there.
+
+        Its digest is checked when it is loaded; one that is there must still be the very file. Trust is
+        asked for each job. Raises ModelUnusable, NotTrusted, MissingExtra.
+        """
+        models.check_trusted(model)
+        key, now = model_key(model, plan, threads), _stamp_of(model["path"])
+        if self._loaded is not None:
+            if key is not None and (key, now) == (self._loaded.key, self._loaded.stamp):
+                return self._loaded.model
+            self._loaded.model.close()
+            self._loaded = None
+        loaded = models.load(model, load_options(plan, threads))
+        self._loaded = _Loaded(key=key, stamp=now, model=loaded)
+        return loaded
+
+
+def _stamp_of(path: str) -> Stamp:
+    """The stamp; empty for what is no file, or is gone, as loading it will tell."""
+    try:
+        return stamp(path)
+    except OSError:
+        return ()
+
+
+class ChunkScorer:
+    """All that scoring the chunks of one job needs: plan, model, source, encoder."""
+
+    def __init__(self, job: Mapping[str, Any], keeper: ModelKeeper, meter: Meter) -> None:
         """job: {"staging", "plan_digest", "model", "threads", "max_rejected"}. Raises Damaged,
         ModelUnusable, NotTrusted, MissingExtra."""
-        self.meter = Meter()
+        self.meter = meter
         self.staging = Path(job["staging"])
         self.plan: PlanSummary = planfile.read_summary(self.staging, job["plan_digest"])
         self.threads = int(job["threads"])
         self.max_rejected = int(job["max_rejected"])
-        names = [field.name for field in self.plan.model.inputs]
-        options = {**self.plan.predict, "features": names, "threads": self.threads}
-        self.model = models.load(job["model"], options)
+        self.model = keeper.model_for(job["model"], self.plan, self.threads)
         self.encoder = registry.encoders.get(self.plan.output_format)(self.plan.output_options)
         self.read_schema, self.predictions_schema, self.rejected_schema = (
             unpack_schema(self.plan.schemas[name]) for name in ("read", "predictions", "rejected")
@@ -187,6 +234,10 @@ class _Ordered:
             return self.waiting.pop(self.next - 1)
 
 
+_END = ChunkRun(chunk=-1, attempt="")
+"""Comes after the last run of a job."""
+
+
 class Pipeline:
     """Scores runs one after the other; the next is read while the last is still being written."""
 
@@ -198,12 +249,19 @@ class Pipeline:
         self._room = threading.BoundedSemaphore(2 * scorer.threads + 1)
         self._failed: set[str] = set()
         self._told = 0.0
+        stages = [self._read, *[self._predict] * scorer.threads, self._write]
+        self._threads = [threading.Thread(target=self._or_die, args=(stage,), daemon=True) for stage in stages]
 
     def start(self) -> None:
         """Start the stages' threads."""
-        stages = [self._read, *[self._predict] * self.scorer.threads, self._write]
-        for stage in stages:
-            threading.Thread(target=self._or_die, args=(stage,), daemon=True).start()
+        for thread in self._threads:
+            thread.start()
+
+    def end(self) -> None:
+        """End the stages when all that was submitted has gone through."""
+        self._runs.put(_END)
+        for thread in self._threads:
+            thread.join()
 
     def submit(self, run: ChunkRun) -> None:
         """Take one more run."""
@@ -213,23 +271,25 @@ class Pipeline:
         """A stage that breaks takes the scorer with it: the worker sees a death, never a silent stop."""
         try:
             stage()
+            return
         except MemoryError as exc:
             self.send({"memory": str(exc) or "out of memory"})
         except BaseException:
             # The log of this child is what the worker explains its death with.
             traceback.print_exc()
             sys.stderr.flush()
-        finally:
-            os._exit(70)
+        os._exit(70)
 
     def _read(self) -> None:
         source, number = self.scorer.source(), 0
-        while True:
-            run = self._runs.get()
+        while (run := self._runs.get()) is not _END:
             for item in self._items(source, run, number):
                 number = item.number + 1
                 self._room.acquire()
                 self._work.put(item)
+        for _ in range(self.scorer.threads):
+            self._work.put(_Item(number=number, run=_END))
+        self._scored.put(_Item(number=number, run=_END))
 
     def _items(self, source: Source, run: ChunkRun, number: int) -> Iterator[_Item]:
         chunk = self.scorer.reader.chunk(run.chunk)
@@ -251,8 +311,7 @@ class Pipeline:
         yield _Item(number=number, run=run, chunk=chunk, error=error, last=True)
 
     def _predict(self) -> None:
-        while True:
-            item = self._work.get()
+        while (item := self._work.get()).run is not _END:
             if item.batch is not None and item.chunk is not None and item.run.attempt not in self._failed:
                 try:
                     item.scored = self.scorer.score(item.run, item.chunk, item.batch)
@@ -265,8 +324,7 @@ class Pipeline:
 
     def _write(self) -> None:
         output: ChunkOutput | None = None
-        while True:
-            item = self._scored.get()
+        while (item := self._scored.get()).run is not _END:
             if item.run.attempt not in self._failed:
                 try:
                     output = self._write_item(item, output)
@@ -385,20 +443,84 @@ def _probe(scorer: ChunkScorer, batches: Iterator[Batch], rows: tuple[int, int],
         return
 
 
-def serve(receive: Callable[[], dict[str, Any] | None], send: Send, job: Mapping[str, Any]) -> None:
-    """The scorer's life: load, say ready, take runs until told to stop or the worker is gone."""
-    scorer = ChunkScorer(job)
-    pipeline = Pipeline(scorer, send)
-    pipeline.start()
-    send({"op": "ready"})
-    while (message := receive()) is not None and message["op"] != "stop":
-        run = ChunkRun.from_json(message["run"])
-        if not run.careful and run.probe is None:
-            pipeline.submit(run)
-            continue
+class _Service:
+    """What a scorer does for one job after the other, the model staying where it can."""
+
+    def __init__(self, send: Send) -> None:
+        self.send = send
+        self.keeper = ModelKeeper()
+        self.folder = os.getcwd()
+        self.scorer: ChunkScorer | None = None
+        self.pipeline: Pipeline | None = None
+        self.meter = Meter()
+
+    def take_job(self, job: Mapping[str, Any]) -> None:
+        self.scorer = ChunkScorer(job, self.keeper, self.meter)
+        self.pipeline = Pipeline(self.scorer, self.send)
+        self.pipeline.start()
+        self.send({"op": "ready"})
+
+    def take_run(self, run: ChunkRun) -> None:
+        assert self.scorer is not None and self.pipeline is not None, "a run belongs to a job"
+        if not run.alone:
+            self.pipeline.submit(run)
+            return
         try:
-            run_carefully(scorer, run, send)
+            run_carefully(self.scorer, run, self.send)
         except MemoryError:
             raise
         except Exception as exc:
-            send({"op": "failed", "attempt": run.attempt, "error": as_error(exc).to_json()})
+            self.send({"op": "failed", "attempt": run.attempt, "error": as_error(exc).to_json()})
+
+    def rest(self) -> bool:
+        """Let go of everything of the job but the model; say what is held now. False if there is nothing
+        worth keeping."""
+        if self.pipeline is not None:
+            self.pipeline.end()
+        if not self.keeper.may_be_kept:
+            return False
+        self.scorer = self.pipeline = None
+        os.chdir(self.folder)
+        _give_memory_back()
+        self.send({"op": "rested", "memory_bytes": held_bytes()})
+        self.meter.lap()
+        _forget_peak()
+        return True
+
+
+def _give_memory_back() -> None:
+    gc.collect()
+    pa.default_memory_pool().release_unused()
+    # Only glibc has it; elsewhere the allocator decides itself.
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def held_bytes() -> int:
+    """Memory of this process, what it shares with others counted by its share."""
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _forget_peak() -> None:
+    """Measure the peak of memory from now on: until now it was another job's."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def serve(receive: Callable[[], dict[str, Any] | None], send: Send, job: Mapping[str, Any]) -> None:
+    """The scorer's life: load, say ready, take runs until told to stop or the worker is gone; in between
+    perhaps rest and take another job."""
+    service = _Service(send)
+    service.take_job(job)
+    while (message := receive()) is not None and message["op"] != "stop":
+        if message["op"] == "rest":
+            if not service.rest():
+                return
+        elif message["op"] == "job":
+            service.take_job(message["job"])
+        else:
+            service.take_run(ChunkRun.from_json(message["run"]))

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum, auto
 
-from tidemill.domain.errors import LeaseLost, TooManyCrashes, TooManyRejected, from_json
-from tidemill.domain.job import Job, Lease, Want
+from tidemill.domain.errors import CountsDiffer, LeaseLost, StoreUnusable, TooManyCrashes, TooManyRejected, from_json
+from tidemill.domain.job import Job, Lease
 from tidemill.domain.plan import PlanSummary
 from tidemill.domain.receipt import Receipt
+from tidemill.engine.heartbeat import Heartbeat
 from tidemill.engine.quarantine import Quarantine
 from tidemill.ports.executor import ChunkRun, Done, Event, Executor, Failed, Progress, ScorerLost, ScorerSet, ScorerSpec
 from tidemill.ports.observer import JobProgress
 from tidemill.ports.store import Store
+
+log = logging.getLogger(__name__)
 
 COMMIT_RECEIPTS = 200
 COMMIT_SECONDS = 0.2
@@ -22,6 +27,22 @@ QUARANTINE_SECONDS = 5.0
 PATIENCE = 20
 """A call that takes so many times as long as expected hangs."""
 MAX_CRASHES = 3
+
+
+class Leave(Enum):
+    """Why a job is left before its end."""
+
+    PAUSE = auto()
+    CANCEL = auto()
+    HAND_OVER = auto()
+    """This worker ends: another one goes on."""
+    HAND_OVER_NOW = auto()
+    """The same, and its time is over."""
+
+    @property
+    def at_once(self) -> bool:
+        """Whether what is in flight is dropped instead of finished."""
+        return self in (Leave.CANCEL, Leave.HAND_OVER_NOW)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +60,18 @@ class Scoring:
     job: Job
     plan: PlanSummary
     lease: Lease
+    beat: Heartbeat
     store: Store
     executor: Executor
     spec: ScorerSpec
     scorers: int
     limits: ScoringLimits
-    stop: Callable[[], Want | None]
+    stop: Callable[[], Leave | None]
     on_progress: Callable[[JobProgress], None]
     on_commit: Callable[[Sequence[Receipt]], None]
+    on_lost: Callable[[ScorerLost], None]
+    _crashes: int = 0
+    """Deaths of scorers that nothing explains, since this worker's last commit."""
     _attempts: int = 0
     _ready: list[Receipt] = field(default_factory=list)
     _ready_since: float = 0.0
@@ -58,11 +83,11 @@ class Scoring:
     _alone: ScorerSet | None = None
     _quarantined: ChunkRun | None = None
 
-    def run(self) -> Want | None:
+    def run(self) -> Leave | None:
         """Score and commit every chunk that is left. None when all are committed, else why it stopped
-        (what was in flight is finished and kept for a pause, dropped for a cancel).
+        (what was in flight is finished and kept, unless the reason is one to leave at once).
 
-        Raises JobFailed kinds, LeaseLost.
+        Raises JobFailed kinds, LeaseLost, StoreUnavailable.
         """
         self._predicted, self._rejected = self.job.counts.predicted, self.job.counts.rejected
         self._quarantine = Quarantine(self.plan.batch_rows, self._next_attempt)
@@ -71,12 +96,12 @@ class Scoring:
         if following is None:
             return None
         scorers = self.executor.lease(self.spec, self.scorers, stall_seconds=self.limits.stall_seconds)
-        why: Want | None = None
+        why: Leave | None = None
         finished = False
         try:
             while following is not None or self._in_flight or self._ready or self._quarantine:
-                why = why or self.stop()
-                if why is Want.CANCEL:
+                why = self.stop() or why
+                if why is not None and why.at_once:
                     return why
                 while why is None and following is not None and scorers.free > 0:
                     self._submit(scorers, ChunkRun(chunk=following, attempt=self._next_attempt()))
@@ -124,6 +149,7 @@ class Scoring:
         elif isinstance(event, Failed):
             raise from_json(dict(event.error))
         else:
+            self.on_lost(event)
             for run in event.runs:
                 self._in_flight.pop(run.attempt, None)
                 self._quarantine.add(run.chunk)
@@ -155,9 +181,8 @@ class Scoring:
             if not self._quarantine or not start:
                 return
             if self._alone is None:
-                self._alone = self.executor.lease(
-                    replace(self.spec, job={**self.spec.job, "threads": 1}), 1, stall_seconds=self._quarantine_stall()
-                )
+                alone = replace(self.spec, warm_key=None, job={**self.spec.job, "threads": 1})
+                self._alone = self.executor.lease(alone, 1, stall_seconds=self._quarantine_stall())
             self._alone.stall_seconds = self._quarantine_stall()
             self._quarantined = self._quarantine.next_run()
             self._alone.submit(self._quarantined)
@@ -179,6 +204,7 @@ class Scoring:
         elif isinstance(event, Failed):
             raise from_json(dict(event.error))
         elif event.runs:
+            self.on_lost(event)
             self._quarantined = None
             self._count_unexplained(event)
             self._quarantine.died(event, run)
@@ -186,12 +212,12 @@ class Scoring:
     def _count_unexplained(self, lost: ScorerLost) -> None:
         if lost.step is not None and lost.step.stage in ("model", "read"):
             return
-        crashes = self.store.jobs.count_crash_if_current(self.lease)
-        if crashes is None:
+        if self.beat.while_ours(lambda: self.store.jobs.count_crash_if_current(self.lease)) is None:
             raise LeaseLost()
-        if crashes > MAX_CRASHES:
+        self._crashes += 1
+        if self._crashes > MAX_CRASHES:
             raise TooManyCrashes(
-                f"Scorers died {crashes} times without finishing a chunk: {lost.cause}.",
+                f"Scorers died {self._crashes} times without finishing a chunk: {lost.cause}.",
                 remedy="Run the same command again to go on; see the model's own output for the cause.",
             )
 
@@ -210,17 +236,36 @@ class Scoring:
 
     def _commit(self) -> None:
         receipts, self._ready = self._ready, []
-        if not self.store.ledger.commit_chunks_if_current(self.lease, receipts):
+        tries = 0
+
+        def commit() -> bool:
+            nonlocal tries
+            tries += 1
+            # The answer to an earlier try may have been lost on the way.
+            if tries > 1 and self._is_committed(receipts[0].chunk):
+                return self.store.jobs.is_current(self.lease)
+            return self.store.ledger.commit_chunks_if_current(self.lease, receipts)
+
+        if not self.beat.while_ours(commit):
             raise LeaseLost()
+        self._crashes = 0
         self._predicted += sum(receipt.predicted for receipt in receipts)
         self._rejected += sum(receipt.rejected for receipt in receipts)
         self.on_commit(receipts)
+
+    def _is_committed(self, chunk: int) -> bool:
+        """Whether a chunk that this worker found open has been committed: by it, if it still holds the job.
+        Commits are atomic, so this one chunk tells for all that were committed with it."""
+        return any(first <= chunk < stop for first, stop in self.store.ledger.committed_chunks(self.job.id))
 
     def _commit_quietly(self) -> None:
         """Keep what is finished when something else goes wrong; a lost lease keeps nothing."""
         if self._ready:
             receipts, self._ready = self._ready, []
-            self.store.ledger.commit_chunks_if_current(self.lease, receipts)
+            try:
+                self.store.ledger.commit_chunks_if_current(self.lease, receipts)
+            except (StoreUnusable, CountsDiffer) as exc:
+                log.warning("%s: what was finished last could not be kept: %s", self.job.id, exc)
 
     def _tell(self) -> None:
         running = [seen for seen in self._in_flight.values() if isinstance(seen, Progress)]

@@ -1,14 +1,16 @@
 """The worker: drives one job from a claim to its end. Parses no data, loads no model.
 
-    plan -> score chunk by chunk, commit each -> assemble -> manifest into the store -> publish -> done
+    output -> plan -> score chunk by chunk, commit each -> assemble -> manifest into the store -> publish -> done
 
-Every step looks first at what a dead worker left, so starting and going on are the same way.
+Every step looks first at what a dead worker left, so starting and going on are the same way. So is
+what comes after a store that did not answer for a while.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,19 +25,28 @@ from tidemill.domain.errors import (
     JobFailed,
     LeaseLost,
     ModelUnusable,
+    NotFound,
     RuntimeExceeded,
     Stopped,
+    StoreUnavailable,
     TidemillError,
+    TooManyCrashes,
     UpgradeRefused,
 )
-from tidemill.domain.job import ENDED, Job, JobState, Lease, Want
+from tidemill.domain.job import LEASED, Job, JobState, Lease, Want
 from tidemill.domain.plan import PlanSummary
-from tidemill.domain.receipt import Part, PartKind
+from tidemill.domain.receipt import Part, PartKind, Receipt
 from tidemill.durable.files import translated
-from tidemill.engine.heartbeat import Heartbeat
+from tidemill.engine import deaths
+from tidemill.engine.drain import Drain
+from tidemill.engine.heartbeat import LONGEST_PAUSE_SECONDS, Heartbeat
+from tidemill.engine.held import Held
+from tidemill.engine.layout import Compute, Host, Layout
 from tidemill.engine.manifest import build_manifest
-from tidemill.engine.scoring import Scoring, ScoringLimits
-from tidemill.ports.executor import Executor, ScorerSpec
+from tidemill.engine.modelkey import model_key
+from tidemill.engine.recall import Recall, info_key
+from tidemill.engine.scoring import Leave, Scoring, ScoringLimits
+from tidemill.ports.executor import Executor, ScorerLost, ScorerSpec
 from tidemill.ports.observer import JobProgress, Observer
 from tidemill.ports.sink import Sink, StagedFile
 from tidemill.ports.store import Store
@@ -43,31 +54,29 @@ from tidemill.wire.spec import JobSpec
 
 log = logging.getLogger(__name__)
 
+MAX_DEATHS = 10
+"""So many workers must die with a job, without a chunk committed in between, before the job is blamed."""
+DEATHS_SECONDS = 600.0
+"""And over so long a time: whoever kills workers (a spot market, a bad hour) hits innocent jobs, again and again."""
+
+_EPOCH = re.compile(r"\.e(\d+)-\d+\.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entries:
     """Entry points of children, as "module:function"; executors import them, the worker never does."""
 
     identify: str
+    environment: str
     versions: str
     plan: str
     assemble: str
     scorer: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Compute:
-    """What this host gives to a job."""
-
-    cores: int
-    memory_bytes: int
-    stall_seconds: float
-    preload: tuple[str, ...]
-
-
 @dataclass(kw_only=True)
 class Worker:
-    """Runs jobs it holds a lease of, one at a time."""
+    """Runs one job after another that it holds a lease of. A process may have several."""
 
     id: str
     store: Store
@@ -75,9 +84,20 @@ class Worker:
     open_sink: Callable[[JobSpec], Sink]
     entries: Entries
     compute: Compute
+    environments: Path
+    """Where environments of models are kept."""
     observers: Sequence[Observer] = ()
+    take_output: Callable[[Job, Sink, Callable[[], None]], None] = lambda job, sink, check: None
+    """Makes the output this job's, before anything is done. Its last argument asks the store whether the job
+    is still held and raises LeaseLost. Not needed by whoever took the output before the lease."""
+    jobs_running: Callable[[], int] | None = None
+    """How many jobs share the host now. None: this one has it for itself."""
+    recall: Recall = field(default_factory=Recall)
+    """Workers of one process share it."""
     stop_softly: threading.Event = field(default_factory=threading.Event)
     """Set it to finish what is in flight, keep it, and pause."""
+    drain: Drain = field(default_factory=Drain)
+    """Begin it to hand the job over."""
     allow_upgrade: bool = False
 
     def run(self, job: Job, lease: Lease) -> Job:
@@ -99,7 +119,7 @@ class Worker:
                     Stopped() if isinstance(exc, KeyboardInterrupt) else JobFailed(f"{type(exc).__name__}: {exc}")
                 )
                 raise
-        ended = self.store.jobs.get(job.id)
+        ended = self._look(job.id)
         self.tell(lambda observer: observer.job_ended(ended))
         return ended
 
@@ -111,31 +131,90 @@ class Worker:
             except Exception:
                 log.exception("an observer failed")
 
+    def _look(self, job_id: str) -> Job:
+        """The job as stored; a store that does not answer gets a lease's time."""
+        stop = time.monotonic() + self.store.lease_seconds
+        while True:
+            try:
+                return self.store.jobs.get(job_id)
+            except StoreUnavailable:
+                if time.monotonic() > stop:
+                    raise
+            time.sleep(LONGEST_PAUSE_SECONDS / 4)
+
 
 class _Run:
     """One claim of one job."""
 
+    sink: Sink
+
     def __init__(self, worker: Worker, job: Job, lease: Lease, beat: Heartbeat) -> None:
         self.worker, self.job, self.lease, self.beat = worker, job, lease, beat
         self.store, self.executor = worker.store, worker.executor
-        self.spec = JobSpec.model_validate(job.spec)
-        self.sink = worker.open_sink(self.spec)
+        self.held = Held(store=worker.store, lease=lease, beat=beat)
         self.started = time.monotonic()
         self.model: dict[str, Any] = {}
+        self.environment: dict[str, Any] | None = None
+        self.opened = False
+        """Whether its spec could be read."""
+        self.left = False
+        """Whether the job has left this worker's hands."""
 
     def go(self) -> None:
-        """The whole way, from wherever the job stands."""
-        resumed = self.job.chunks_done
-        self.worker.tell(lambda observer: observer.job_started(self.job, resumed))
+        """The whole way; once more, from wherever the job stands then, when the store was away."""
+        self.spec = JobSpec.model_validate(self.job.spec)
+        self.sink = self.worker.open_sink(self.spec)
+        self.opened = True
+        self.worker.tell(lambda observer: observer.job_started(self.job, self.job.chunks_done))
+        self._count_death()
+        while True:
+            try:
+                self._go()
+                return
+            except StoreUnavailable as exc:
+                log.warning("%s waits for the store: %s", self.job.id, exc)
+            if self.left:
+                return
+            self.beat.pause(LONGEST_PAUSE_SECONDS / 4)
+            self._refresh()
+            if self.job.state not in LEASED:
+                raise LeaseLost()
+
+    def _go(self) -> None:
+        self.worker.take_output(self.job, self.sink, self._ask_current)
         if self.job.state is not JobState.COMMITTING:
             self.model = self._model()
+            self.environment = self._environment()
             plan = self._plan()
             if not self._score(plan):
                 return
             self._begin_commit(plan)
         self._publish()
 
+    def _count_death(self) -> None:
+        """Whoever held the job before and did not leave it is dead; was it the job that killed it?"""
+        if self.job.foreground or self.lease.epoch == 1 or deaths.was_left(self.job.staging, self.lease.epoch - 1):
+            return
+        count = self.held.count_crash()
+        seconds = deaths.seconds_since_first(self.job.staging, count)
+        if count < MAX_DEATHS or seconds < DEATHS_SECONDS or self.job.state is JobState.COMMITTING:
+            return
+        raise TooManyCrashes(
+            f"{count} workers died, one after the other, while they ran {self.job.id}, and no chunk of it was"
+            f" committed in all the {seconds / 60:.0f} minutes.",
+            remedy="See the workers' logs and the kernel's (out of memory?); then resume the job.",
+        )
+
     def _model(self) -> dict[str, Any]:
+        pin = self.job.model
+        if pin is None:
+            model = self._identify()
+        else:
+            names = ("path", "digest", "flavor", "carries_code", "preload", "size_bytes")
+            model = {name: getattr(pin, name) for name in names}
+        return {**model, "trusted": self.store.trust.is_trusted(model["digest"])}
+
+    def _identify(self) -> dict[str, Any]:
         model = self.executor.call(
             self.worker.entries.identify,
             {"path": self.spec.model, "flavor": self.spec.flavor},
@@ -147,28 +226,74 @@ class _Run:
                 f"The model {self.spec.model} is not the one this job was submitted with.",
                 remedy="Put the old file back to go on, or start over with --restart.",
             )
-        return {**model, "trusted": self.store.trust.is_trusted(model["digest"])}
+        return model
+
+    def _environment(self) -> dict[str, Any] | None:
+        """The model's own Python, made if it is not there yet: {"python", "digest", "lock"}."""
+        wanted = None if self.job.model is None else self.job.model.environment
+        if wanted is None:
+            return None
+        return self.executor.call(
+            self.worker.entries.environment,
+            {**wanted.to_json(), "folder": str(self.worker.environments)},
+            preload=self.worker.compute.preload,
+            should_stop=self._should_stop,
+        )
+
+    @property
+    def _python(self) -> str | None:
+        return None if self.environment is None else self.environment["python"]
 
     def _plan(self) -> PlanSummary:
         if self.job.plan is not None:
             plan = PlanSummary.from_json(self.job.plan)
             self._check_libraries(plan)
             return plan
-        request = {"spec": self.job.spec, "staging": self.job.staging, "model": self.model}
+        request = {
+            "spec": self.job.spec,
+            "staging": self.job.staging,
+            "epoch": self.lease.epoch,
+            "model": self.model,
+            "info": self.worker.recall.get(info_key(self.model, self.environment, self.spec)),
+            "parent": self._parent_manifest(),
+        }
         answer = self.executor.call(
             self.worker.entries.plan,
             request,
+            python=self._python,
             preload=self._preload(),
-            on_progress=lambda seen: self._progress(JobProgress(stage="planning", files=int(seen.get("files", 0)))),
+            on_progress=self._planning,
             should_stop=self._should_stop,
         )
         plan = PlanSummary.from_json(answer)
-        self._must(self.store.ledger.record_plan_if_current(self.lease, plan))
-        self.job = self.store.jobs.get(self.job.id)
+        self.held.write(
+            lambda: self.store.ledger.record_plan_if_current(self.lease, plan), lambda job: job.plan is not None
+        )
+        self._refresh()
+        self.worker.tell(lambda observer: observer.job_planned(self.job))
         return plan
 
+    def _planning(self, seen: Mapping[str, Any]) -> None:
+        if "info" in seen:
+            self.worker.recall.put(info_key(self.model, self.environment, self.spec), seen["info"])
+        self._progress(JobProgress(stage="planning", files=int(seen.get("files", 0))))
+
+    def _parent_manifest(self) -> dict[str, Any] | None:
+        """Of the job whose rejected rows this one scores again."""
+        parent_id = self.spec.input.rejected_of
+        stored = None if parent_id is None else self.store.ledger.find_manifest(parent_id)
+        if parent_id is not None and stored is None:
+            raise NotFound(f"There is no finished job {parent_id} whose rejected rows could be scored.")
+        return None if stored is None else stored[0]
+
     def _check_libraries(self, plan: PlanSummary) -> None:
-        now = self.executor.call(self.worker.entries.versions, dict(plan.libraries), preload=self._preload())
+        now = self.executor.call(
+            self.worker.entries.versions,
+            dict(plan.libraries),
+            python=self._python,
+            preload=self._preload(),
+            should_stop=self._should_stop,
+        )
         changed = [f"{name} {was} -> {now.get(name)}" for name, was in plan.libraries if now.get(name) != was]
         if changed and not self.worker.allow_upgrade:
             raise UpgradeRefused(
@@ -180,61 +305,65 @@ class _Run:
         return (*self.worker.compute.preload, *self.model.get("preload", ()))
 
     def _score(self, plan: PlanSummary) -> bool:
-        """Score what is not committed yet. False if the job was paused or cancelled instead."""
-        self.sink.sweep(self.job.id, self._committed_names())
-        scorers, threads = self._layout(plan)
-        spec = ScorerSpec(
-            entry=self.worker.entries.scorer,
-            job={
-                "staging": self.job.staging,
-                "plan_digest": plan.digest,
-                "model": self.model,
-                "threads": threads,
-                "max_rejected": self.spec.limits.max_rejected(plan.rows),
-            },
-            preload=self._preload(),
-            memory_bytes=self._memory_bytes(scorers),
-        )
-        limits = ScoringLimits(
-            max_rejected=self.spec.limits.max_rejected(plan.rows), stall_seconds=self.worker.compute.stall_seconds
-        )
+        """Score what is not committed yet. False if the job was left instead."""
+        self.sink.sweep(self.job.id, self._is_kept())
+        running = self.worker.jobs_running
+        host = Host(compute=self.worker.compute, jobs_running=None if running is None else running())
+        layout = host.lay_out(plan, self.spec.compute, self.job.needs, int(self.model["size_bytes"]))
         scoring = Scoring(
             job=self.job,
             plan=plan,
             lease=self.lease,
+            beat=self.beat,
             store=self.store,
             executor=self.executor,
-            spec=spec,
-            scorers=scorers,
-            limits=limits,
+            spec=self._scorer(plan, layout),
+            scorers=layout.scorers,
+            limits=ScoringLimits(
+                max_rejected=self.spec.limits.max_rejected(plan.rows), stall_seconds=self.worker.compute.stall_seconds
+            ),
             stop=self._stop_reason,
             on_progress=self._progress,
             on_commit=self._committed,
+            on_lost=self._scorer_lost,
         )
         why = scoring.run()
-        self.job = self.store.jobs.get(self.job.id)
+        self._refresh()
         if why is not None:
             self._leave(why)
             return False
         return True
 
-    def _committed_names(self) -> Callable[[str], bool]:
-        """Whether a part is a committed one. Attempt names are unique, so (chunk, attempt) decides."""
-        ledger = {f"{receipt.chunk:07d}.{receipt.attempt}" for receipt in self.store.ledger.receipts(self.job.id)}
-        return lambda name: ".".join(Path(name).name.split(".")[:2]) in ledger
+    def _scorer(self, plan: PlanSummary, layout: Layout) -> ScorerSpec:
+        job = {
+            "staging": self.job.staging,
+            "plan_digest": plan.digest,
+            "model": self.model,
+            "threads": layout.threads,
+            "max_rejected": self.spec.limits.max_rejected(plan.rows),
+        }
+        return ScorerSpec(
+            entry=self.worker.entries.scorer,
+            job=job,
+            python=self._python,
+            preload=self._preload(),
+            memory_bytes=layout.memory_bytes,
+            warm_key=model_key(self.model, plan, layout.threads),
+        )
 
-    def _layout(self, plan: PlanSummary) -> tuple[int, int]:
-        """(scorers, threads in each). Libraries that free the GIL: one process with a thread per core."""
-        asked = self.spec.compute.scorers
-        if asked != "auto":
-            return min(asked, max(plan.chunks, 1)), 1
-        if plan.model.layout == "threads":
-            return 1, self.worker.compute.cores
-        return max(1, min(self.worker.compute.cores, plan.chunks)), 1
+    def _is_kept(self) -> Callable[[str], bool]:
+        """Whether a part stays: committed ones, and those of this epoch and later ones, in case this worker is
+        the one that has lost the job. Attempt names are unique, so (chunk, attempt) decides."""
+        receipts = self.store.ledger.receipts(self.job.id)
+        ledger = {f"{receipt.chunk:07d}.{receipt.attempt}" for receipt in receipts}
 
-    def _memory_bytes(self, scorers: int) -> int:
-        asked = self.spec.compute.memory_per_scorer
-        return asked if asked != "auto" else self.worker.compute.memory_bytes // (scorers + 1)
+        def is_kept(name: str) -> bool:
+            epoch = _EPOCH.search(name)
+            if epoch is not None and int(epoch[1]) >= self.lease.epoch:
+                return True
+            return ".".join(Path(name).name.split(".")[:2]) in ledger
+
+        return is_kept
 
     def _begin_commit(self, plan: PlanSummary) -> None:
         counts = self.job.counts
@@ -247,19 +376,29 @@ class _Run:
         self._progress(JobProgress(stage="assembling", total=plan.rows, predicted=counts.predicted))
         files = self._assemble(plan)
         earlier = self.sink.look().manifest if self.spec.output and self.spec.output.mode == "append" else None
-        manifest = build_manifest(self.job, plan, self.model, files, datetime.now(UTC), earlier)
+        manifest = build_manifest(
+            self.job, plan, self.model, files, datetime.now(UTC), earlier=earlier, environment=self.environment
+        )
         journal = self.sink.journal(self.job.id)
-        self._must(self.store.ledger.begin_commit_if_current(self.lease, manifest, journal))
+        self.held.write(
+            lambda: self.store.ledger.begin_commit_if_current(self.lease, manifest, journal),
+            lambda job: job.state is JobState.COMMITTING,
+        )
 
     def _assemble(self, plan: PlanSummary) -> list[StagedFile]:
         if not plan.output_options.get("single_file"):
             return self.sink.assemble(self.job.id, self._parts())
-        listing = Path(self.job.staging) / "out" / "parts.jsonl"
+        listing = Path(self.job.staging) / "out" / f"parts-{self.lease.epoch}.jsonl"
         with translated(listing), listing.open("w") as file:
             file.writelines(json.dumps([part.kind, part.name]) + "\n" for _, part in self._parts())
         made = self.executor.call(
             self.worker.entries.assemble,
-            {"staging": self.job.staging, "plan_digest": plan.digest, "parts": str(listing)},
+            {
+                "staging": self.job.staging,
+                "epoch": self.lease.epoch,
+                "plan_digest": plan.digest,
+                "parts": str(listing),
+            },
             preload=self.worker.compute.preload,
             should_stop=self._should_stop,
         )
@@ -282,35 +421,44 @@ class _Run:
 
     def _succeed(self, manifest: Mapping[str, Any]) -> None:
         rejected = manifest["counts"]["rejected"]
-        state = JobState.SUCCEEDED_WITH_REJECTIONS if rejected else JobState.SUCCEEDED
-        self._must(self.store.jobs.end_if_current(self.lease, state))
+        self._end(JobState.SUCCEEDED_WITH_REJECTIONS if rejected else JobState.SUCCEEDED)
         self.sink.finish(self.job.id)
 
     def end_badly(self, exc: TidemillError) -> None:
         """Store how the job failed. What can be resumed keeps its staging, the rest leaves nothing."""
         if isinstance(exc, Stopped):
-            self._leave(Want.CANCEL if self.beat.want is Want.CANCEL else Want.PAUSE)
+            self._leave(self._why_stopped())
             return
-        state = self.store.jobs.get(self.job.id).state
-        if state in ENDED:
+        if self.left:
             log.warning("clearing up after %s: %s", self.job.id, exc)
             return
+        if not self.opened:
+            self._end(JobState.FAILED, exc.to_json())
+            return
+        state = self.held.look().state
         published = self.sink.published(self.job.id) if state is JobState.COMMITTING else None
         if published is not None:
             log.warning("publishing %s raised after all was published: %s", self.job.id, exc)
             self._succeed(published)
             return
-        self._must(self.store.jobs.end_if_current(self.lease, JobState.FAILED, exc.to_json()))
+        self._end(JobState.FAILED, exc.to_json())
         if is_final(exc, planned=self.job.plan is not None):
-            self.sink.discard(self.job.id)
+            self._discard(JobState.FAILED)
 
-    def _leave(self, why: Want) -> None:
-        if why is Want.CANCEL:
-            self._must(self.store.jobs.end_if_current(self.lease, JobState.CANCELLED))
-            self.sink.discard(self.job.id)
-        else:
-            self._must(self.store.jobs.end_if_current(self.lease, JobState.PAUSED))
-            self._cancel_if_wished_meanwhile()
+    def _leave(self, why: Leave) -> None:
+        match why:
+            case Leave.CANCEL:
+                self._end(JobState.CANCELLED)
+                self.sink.discard(self.job.id)
+            case Leave.PAUSE:
+                self._end(JobState.PAUSED)
+                self._cancel_if_wished_meanwhile()
+            case Leave.HAND_OVER | Leave.HAND_OVER_NOW:
+                deaths.note_left(self.job.staging, self.lease.epoch)
+                self.held.write(
+                    lambda: self.store.jobs.hand_over_if_current(self.lease), lambda job: job.state is JobState.QUEUED
+                )
+                self.left = True
 
     def _cancel_if_wished_meanwhile(self) -> None:
         """A wish that came after the last heartbeat was not seen, and nobody holds the job now to see it."""
@@ -319,9 +467,24 @@ class _Run:
         if self.store.jobs.wish(self.job.id, Want.CANCEL).state is JobState.CANCELLED:
             self.sink.discard(self.job.id)
 
-    def _stop_reason(self) -> Want | None:
+    def _discard(self, state: JobState) -> None:
+        """Remove all of a job that ended so, unless somebody has resumed it meanwhile."""
+        try:
+            now = self.store.jobs.get(self.job.id)
+            if now.state is state and now.epoch == self.lease.epoch:
+                self.sink.discard(self.job.id)
+        except TidemillError as exc:
+            log.warning("clearing up after %s: %s", self.job.id, exc)
+
+    def _why_stopped(self) -> Leave:
+        if self.beat.want is Want.CANCEL:
+            return Leave.CANCEL
+        handed = self.worker.drain.begun and self.beat.want is Want.RUN
+        return Leave.HAND_OVER if handed else Leave.PAUSE
+
+    def _stop_reason(self) -> Leave | None:
         """Why the job must be left now, if it must. Raises LeaseLost, RuntimeExceeded."""
-        self.beat.check()
+        self.check()
         limit = self.spec.limits.runtime_seconds()
         if limit is not None and time.monotonic() - self.started > limit:
             raise RuntimeExceeded(
@@ -329,22 +492,45 @@ class _Run:
                 remedy="What was committed is kept: the same command with a higher limit goes on.",
             )
         if self.beat.want is not Want.RUN:
-            return self.beat.want
-        return Want.PAUSE if self.worker.stop_softly.is_set() else None
+            return Leave.CANCEL if self.beat.want is Want.CANCEL else Leave.PAUSE
+        if self.worker.drain.begun:
+            return Leave.HAND_OVER_NOW if self.worker.drain.over else Leave.HAND_OVER
+        return Leave.PAUSE if self.worker.stop_softly.is_set() else None
 
     def _should_stop(self) -> bool:
         return self._stop_reason() is not None
 
+    def check(self) -> None:
+        """Raises LeaseLost if the job is no longer this worker's, or the worker was told to let go of it."""
+        self.beat.check()
+        if self.worker.drain.abandoned:
+            raise LeaseLost(f"This worker was told to stop at once; another one takes over {self.job.id}.")
+
+    def _ask_current(self) -> None:
+        """The same, by the store's word."""
+        self.check()
+        self.held.ask_current()
+
     def _progress(self, progress: JobProgress) -> None:
         self.worker.tell(lambda observer: observer.job_progress(self.job, progress))
 
-    def _committed(self, receipts: Sequence[Any]) -> None:
+    def _committed(self, receipts: Sequence[Receipt]) -> None:
         for receipt in receipts:
             self.worker.tell(lambda observer, r=receipt: observer.chunk_committed(self.job, r))  # type: ignore[misc]
 
-    def _must(self, happened: bool) -> None:
-        if not happened:
-            raise LeaseLost()
+    def _scorer_lost(self, lost: ScorerLost) -> None:
+        self.worker.tell(lambda observer: observer.scorer_lost(self.job, lost.cause, lost.log))
+
+    def _refresh(self) -> None:
+        self.job = self.held.look()
+
+    def _end(self, state: JobState, error: dict[str, Any] | None = None) -> None:
+        if state in (JobState.PAUSED, JobState.FAILED):
+            deaths.note_left(self.job.staging, self.lease.epoch)
+        self.held.write(
+            lambda: self.store.jobs.end_if_current(self.lease, state, error), lambda job: job.state is state
+        )
+        self.left = True
 
 
 def is_final(exc: TidemillError, *, planned: bool) -> bool:

@@ -85,7 +85,10 @@ def _become(order: Mapping[str, Any], log_fd: int) -> None:
     _volunteer_for_oom_kill()
     if order["memory_bytes"] is not None:
         _bound_memory(order["memory_bytes"])
-    sys.path[:] = order["path"]
+    if order["path"] is None:
+        sys.path[:] = dict.fromkeys([*sys.path, order["cwd"]])
+    else:
+        sys.path[:] = order["path"]
     with suppress(OSError):
         os.chdir(order["cwd"])
 

@@ -17,15 +17,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from tidemill.domain.errors import ChildDied
+from tidemill.domain.errors import ChildDied, EnvironmentUnusable
 from tidemill.executors.channel import Link, Message
 from tidemill.executors.death import Death, count_oom_kills, describe, explain
 from tidemill.executors.log import Log, quote
+from tidemill.executors.starter import Starter
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +55,11 @@ STATUS_SECONDS = 5.0
 GONE_SECONDS = 30.0
 END_SECONDS = 5.0
 
+ELSEWHERE = Path(__file__).with_name("elsewhere.py")
+
 
 class Child:
-    """One forked child. Used by one thread at a time.
+    """One forked child. Used by one thread at a time, but for `strike` and `await_end`.
 
     Messages are held back until the zygote has said the child's pid: one that is given up before can
     never start to work.
@@ -77,6 +81,11 @@ class Child:
         self._failed: str | None = None
         self._deaf_at: float | None = None
         self._death: Death | None = None
+        self._struck: str | None = None
+        self._at_close: list[Callable[[Child], None]] = []
+        self._lock = threading.Lock()
+        """Held to use or close the pidfd where another thread may do the other: a number that was given
+        back can name somebody else's descriptor a moment later."""
 
     def post(self, message: Mapping[str, Any]) -> None:
         """Queue a message; it goes out as the child reads. Raises TooLarge."""
@@ -100,6 +109,42 @@ class Child:
 
     def kill(self) -> None:
         """SIGKILL, at once; the end comes as `death`. An unborn child is only given up by `close`."""
+        with self._lock:
+            self._send_kill()
+
+    def strike(self, cause: str) -> None:
+        """`kill` from any thread. One that is not born yet will never work; it counts as dead at once."""
+        with self._lock:
+            self._struck = self._struck or cause
+            self._send_kill()
+
+    @property
+    def struck(self) -> bool:
+        """Whether somebody else has killed it with `strike`."""
+        return self._struck is not None
+
+    def await_end(self, seconds: float) -> None:
+        """Wait from any thread, at most so long, until a child that was struck is gone."""
+        with self._lock:
+            if self._pidfd is None:
+                return
+            fd = os.dup(self._pidfd)
+        try:
+            poller = select.poll()
+            poller.register(fd, select.POLLIN)
+            poller.poll(math.ceil(max(0.0, seconds) * 1000))
+        finally:
+            os.close(fd)
+
+    def at_close(self, call: Callable[[Child], None]) -> None:
+        """Have this called once when the child is closed."""
+        self._at_close.append(call)
+
+    def let_go(self, call: Callable[[Child], None]) -> None:
+        """Take back an `at_close`."""
+        self._at_close.remove(call)
+
+    def _send_kill(self) -> None:
         if self._pidfd is not None:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
@@ -120,9 +165,12 @@ class Child:
             self._channel.close()
             self._status.close()
             self.log.close()
-            if self._pidfd is not None:
-                os.close(self._pidfd)
-                self._pidfd = None
+            with self._lock:
+                if self._pidfd is not None:
+                    os.close(self._pidfd)
+                    self._pidfd = None
+            while self._at_close:
+                self._at_close.pop()(self)
 
     def register(self, poller: select.poll) -> None:
         """Let a poller wake up when there is something to hear."""
@@ -139,18 +187,24 @@ class Child:
         return self._exit_code is not None or self._failed is not None or self._status.closed
 
     def _flush(self) -> None:
-        if self.pid is not None:
+        if self.pid is not None and self._struck is None:
             self._channel.flush()
 
     def _hear_zygote(self) -> None:
         for message in self._status.receive():
             if "pid" in message:
-                self.pid = message["pid"]
-                self.born_at = time.monotonic()
-                if self._status.fds:
-                    self._pidfd = self._status.fds.popleft()
+                self._take_birth(message["pid"])
             self._exit_code = message.get("exit", self._exit_code)
             self._failed = message.get("failed", self._failed)
+
+    def _take_birth(self, pid: int) -> None:
+        with self._lock:
+            self.pid = pid
+            self.born_at = time.monotonic()
+            if self._status.fds:
+                self._pidfd = self._status.fds.popleft()
+            if self._struck is not None:
+                self._send_kill()
 
     def _is_gone(self) -> bool:
         if not self._gone:
@@ -179,6 +233,9 @@ class Child:
                 self._hear_zygote()
 
     def _find_death(self) -> Death | None:
+        if self._struck is not None:
+            gone = self.pid is None or self._is_gone()
+            return Death(kind="died", cause=self._struck, log=self.log.text(), orphan=True) if gone else None
         if self._ended:
             return self._explain() if self._is_gone() else None
         if not self._channel.closed:
@@ -215,6 +272,68 @@ def wait_for(children: Iterable[Child], seconds: float) -> None:
     for child in children:
         child.register(poller)
     poller.poll(math.ceil(max(0.0, seconds) * 1000))
+
+
+class Brood:
+    """Children that are ended together, and with those of `outer`. Thread-safe."""
+
+    def __init__(self, name: str, outer: Brood | None = None) -> None:
+        self.name = name
+        self._outer = outer
+        self._lock = threading.Lock()
+        self._children: set[Child] = set()
+        self._kills = 0
+        self._closed = False
+
+    def bear(self, fork: Callable[[], Child]) -> Child:
+        """Hold the child that `fork` makes. One that is made while `kill` runs is killed too.
+
+        Raises ChildDied if this is closed.
+        """
+        with self._lock:
+            kills = self._kills
+            if self._closed:
+                raise ChildDied(f"{self.name} is closed.", remedy="Make a new one.")
+        child = fork() if self._outer is None else self._outer.bear(fork)
+        with self._lock:
+            self._children.add(child)
+            child.at_close(self._forget)
+            late = self._closed or kills != self._kills
+        if late:
+            child.strike(self._cause)
+        return child
+
+    def release(self, child: Child) -> None:
+        """Let a child live on without this."""
+        child.let_go(self._forget)
+        self._forget(child)
+        if self._outer is not None:
+            self._outer.release(child)
+
+    def kill(self) -> None:
+        """Kill every child and wait, for a while, until they are gone; from any thread."""
+        with self._lock:
+            self._kills += 1
+            children = list(self._children)
+        for child in children:
+            child.strike(self._cause)
+        deadline = time.monotonic() + END_SECONDS
+        for child in children:
+            child.await_end(deadline - time.monotonic())
+
+    def close(self) -> None:
+        """`kill`, and hold no child any more."""
+        with self._lock:
+            self._closed = True
+        self.kill()
+
+    @property
+    def _cause(self) -> str:
+        return f"killed with all that ran for {self.name}"
+
+    def _forget(self, child: Child) -> None:
+        with self._lock:
+            self._children.discard(child)
 
 
 @dataclass(kw_only=True)
@@ -284,15 +403,22 @@ class Origin:
 
 
 class Zygote:
-    """The process that children are forked from, started again when it has died. Thread-safe.
+    """The process of one interpreter that children are forked from, started again when it has died.
+    Thread-safe.
 
-    The kernel kills it, and with it every child, when the *thread* that started it ends: construct it
-    in a thread that lives as long as it is used, usually the main thread.
+    The kernel kills it, and with it every child, when the *thread* that started it ends: that is the
+    starter's, which must live as long as this is used. `python` None is the interpreter that runs now.
     """
 
-    def __init__(self, preload: Iterable[str] = ()) -> None:
+    def __init__(self, starter: Starter, preload: Iterable[str] = (), python: str | None = None) -> None:
         self._lock = threading.RLock()
+        self._starter = starter
+        self._python = python
         self._modules = list(dict.fromkeys(preload))
+        self._counting = threading.Lock()
+        """Apart from the lock above, which can be held while a process starts: closing a child waits for nothing."""
+        self._children: set[Child] = set()
+        self._used_at = time.monotonic()
         self._deadly: set[str] = set()
         self._deaths = 0
         self._closed = False
@@ -311,7 +437,31 @@ class Zygote:
         with self._lock:
             origin = self._living()
             self._preload(origin, preload)
-            return _fork(origin, entry, memory_bytes)
+            child = _fork(origin, entry, memory_bytes, lend_path=self._python is None)
+            with self._counting:
+                self._children.add(child)
+            child.at_close(self._forget)
+            return child
+
+    def _forget(self, child: Child) -> None:
+        with self._counting:
+            self._children.discard(child)
+            self._used_at = time.monotonic()
+
+    def close_if_idle(self, seconds: float) -> bool:
+        """End it if it has had no child for so long and nobody asks for one now; whether it is ended."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            if not self._children and time.monotonic() - self._used_at >= seconds:
+                self.close()
+            return self._closed
+        finally:
+            self._lock.release()
+
+    def touch(self) -> None:
+        """It is about to be used."""
+        self._used_at = time.monotonic()
 
     def thrive(self) -> None:
         """Something was done: deaths before do not count any more."""
@@ -378,27 +528,28 @@ class Zygote:
     def _start(self) -> Origin:
         ours, theirs = socket.socketpair()
         log = Log()
-        path = import_path()
-        order = {
-            "parent": os.getpid(),
-            "control": theirs.fileno(),
-            "path": path,
-            "pythonpath": os.environ.get("PYTHONPATH"),
-        }
+        program, environment = _program(self._python, theirs.fileno())
         try:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tidemill.executors.zygote", json.dumps(order)],
-                stdin=subprocess.DEVNULL,
-                stdout=log.fileno(),
-                stderr=log.fileno(),
-                pass_fds=[theirs.fileno()],
-                env={**LAZY_ARENAS, **os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(path)},
-                start_new_session=True,
+            process = self._starter.run(
+                lambda: subprocess.Popen(
+                    program,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log.fileno(),
+                    stderr=log.fileno(),
+                    pass_fds=[theirs.fileno()],
+                    env=environment,
+                    start_new_session=True,
+                )
             )
-        except OSError:
+        except OSError as exc:
             ours.close()
             log.close()
-            raise
+            if self._python is None:
+                raise
+            raise EnvironmentUnusable(
+                f"The interpreter {self._python} cannot be started: {exc.strerror}.",
+                remedy="Put it back, or give the model another environment.",
+            ) from exc
         finally:
             theirs.close()
         origin = Origin(process=process, control=Link(ours), log=log)
@@ -416,12 +567,28 @@ class Zygote:
             origin.send({"op": "preload", "modules": modules})
 
 
-def _fork(origin: Origin, entry: str, memory_bytes: int | None) -> Child:
+def _program(python: str | None, control: int) -> tuple[list[str], dict[str, str]]:
+    """The command line and the environment variables of a zygote."""
+    order: dict[str, Any] = {"parent": os.getpid(), "control": control}
+    variables = {**LAZY_ARENAS, **os.environ, **ONE_THREAD}
+    if python is None:
+        path = import_path()
+        order |= {"path": path, "pythonpath": os.environ.get("PYTHONPATH")}
+        program = [sys.executable, "-P", "-m", "tidemill.executors.zygote"]
+        return [*program, json.dumps(order)], {**variables, "PYTHONPATH": os.pathsep.join(path)}
+    # What leads this interpreter to its libraries would lead the other one astray.
+    order |= {"path": None, "pythonpath": None}
+    program = [python, "-P", "-s", str(ELSEWHERE), "tidemill.executors.zygote:main"]
+    return [*program, json.dumps(order)], {k: v for k, v in variables.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
+
+
+def _fork(origin: Origin, entry: str, memory_bytes: int | None, *, lend_path: bool) -> Child:
     our_channel, its_channel = socket.socketpair()
     our_status, its_status = socket.socketpair()
     log = Log()
     with its_channel, its_status:
-        order = {"op": "fork", "entry": entry, "cwd": _folder(), "path": import_path(), "memory_bytes": memory_bytes}
+        path = import_path() if lend_path else None
+        order = {"op": "fork", "entry": entry, "cwd": current_folder(), "path": path, "memory_bytes": memory_bytes}
         origin.send(order, (its_channel.fileno(), its_status.fileno(), log.fileno()))
     return Child(channel=Link(our_channel), status=Link(our_status), log=log, origin=origin, memory_bytes=memory_bytes)
 
@@ -431,13 +598,14 @@ def import_path() -> list[str]:
 
     Last, so that a file beside the user's data cannot stand in for a library.
     """
-    folder = _folder()
+    folder = current_folder()
     # Some installers put words there that are no paths; they mean something to an import hook.
     entries = [os.path.abspath(entry) if os.path.exists(entry) else entry or folder for entry in sys.path]
     return list(dict.fromkeys([*entries, folder]))
 
 
-def _folder() -> str:
+def current_folder() -> str:
+    """Where this process is; the root if that was removed."""
     try:
         return os.getcwd()
     except FileNotFoundError:

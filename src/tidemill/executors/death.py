@@ -10,6 +10,8 @@ from pathlib import Path
 _ALLOCATION_FAILED = ("std::bad_alloc", "MemoryError", "Cannot allocate memory", "out of memory")
 _LAST_WORDS = 1_000
 
+MEMORY_REMEDY = "Give it more memory or less to do at a time (fewer scorers, fewer rows per chunk)."
+
 
 @dataclass(frozen=True, kw_only=True)
 class Death:

@@ -38,6 +38,12 @@ class Log:
         """The last 64 KiB."""
         return self._tail().decode(errors="replace")
 
+    def clear(self) -> None:
+        """Forget what was printed: it belongs to another job."""
+        self._kept = b""
+        if self._fd >= 0:
+            os.ftruncate(self._fd, 0)
+
     def _tail(self) -> bytes:
         if self._fd < 0:
             return self._kept

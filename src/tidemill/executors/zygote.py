@@ -6,7 +6,8 @@ and its children die with it.
 
 Orders come over the control socket: {"op": "preload", "modules"} is answered by {"op": "preloaded",
 "module", "error"} for each; {"op": "fork", "entry", "cwd", "path", "memory_bytes"} brings three
-descriptors (the child's channel, a status socket, the child's log). Over the status socket go {"pid"}
+descriptors (the child's channel, a status socket, the child's log); "path" None leaves `sys.path` as
+this interpreter has it. Over the status socket go {"pid"}
 with a pidfd, then {"exit"} when the child has ended and been reaped; or {"failed"} if it cannot be forked.
 """
 
@@ -145,11 +146,13 @@ def preload(module: str) -> str | None:
 
 
 def main(argument: str) -> None:
-    """`argument` is JSON: the parent's pid, the control socket's descriptor, sys.path and PYTHONPATH."""
+    """`argument` is JSON: the parent's pid, the control socket's descriptor, sys.path (None: as it is) and
+    PYTHONPATH."""
     order = json.loads(argument)
     die_with_parent(order["parent"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.path[:] = order["path"]
+    if order["path"] is not None:
+        sys.path[:] = order["path"]
     os.environ.pop("PYTHONPATH", None)
     if order["pythonpath"] is not None:
         os.environ["PYTHONPATH"] = order["pythonpath"]

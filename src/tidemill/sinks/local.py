@@ -99,6 +99,12 @@ class LocalSink(Sink):
             claim_live=claim is not None and _is_live(claim),
         )
 
+    def holds(self, job_id: str) -> bool:
+        claim = self._read_claim()
+        if claim is None:
+            return os.path.lexists(self._staging(job_id)) or os.path.lexists(self._lock_path)
+        return claim.job_id == job_id or os.path.lexists(self._staging(job_id))
+
     def prepare(self, claim: Claim, *, replace: Claim | None) -> None:
         with translated(self.target):
             make_folder(self.parent)
@@ -337,7 +343,10 @@ class LocalSink(Sink):
         if not before and not added:
             remove_tree(folder)
             return []
-        make_folder(folder)
+        if not folder.is_dir():
+            # Not its parents: without them the job has ended, and whoever is here has lost it.
+            folder.mkdir()
+            fsync_folder(folder.parent)
         digits = max(_DIGITS, len(str(len(before) + len(added) - 1)))
         files: list[StagedFile] = []
         for old in before:
@@ -513,10 +522,11 @@ def _staged_file(part: Part | StagedFile, name: str) -> StagedFile:
 
 
 def _move(source: Path, target: Path, size_bytes: int) -> None:
-    """Rename a part; a dead attempt may have done it."""
-    if inode_of(source) is not None:
+    """Rename a part; a dead attempt may have done it, or one that does not know yet that it lost the job."""
+    try:
         os.rename(source, target)
-    elif inode_of(target) is None or target.stat().st_size != size_bytes:
-        raise OutputUnwritable(
-            f"The committed part {source} is gone.", remedy="Discard the job with --restart and run it again."
-        )
+    except FileNotFoundError:
+        if inode_of(target) is None or target.stat().st_size != size_bytes:
+            raise OutputUnwritable(
+                f"The committed part {source} is gone.", remedy="Discard the job with --restart and run it again."
+            ) from None

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+)
 
 from tidemill.domain.errors import InvalidSpec
 
@@ -15,22 +26,41 @@ OutputFormat = Literal["auto", "parquet", "csv", "jsonl", "arrow"]
 InputFormat = Literal["auto", "parquet", "csv", "jsonl"]
 
 
+_STRINGS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+_ROWS_OR_SHARE = r"^(none|[0-9]{1,15}|(100|[0-9]{1,2}(\.[0-9]{1,9})?)%)$"
+_SIZE = r"^([1-9][0-9]{2,6} ?M|[1-9][0-9]{0,4} ?G)i?B$"
+_DURATION = r"^([1-9][0-9]{0,8}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9])[smhd]?$"
+
+
 class _Words(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Names = Annotated[list[str], BeforeValidator(_as_list)]
+def whole(value: Any) -> Any:
+    """4.0 is the integer 4 in JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(whole)
+Names = Annotated[list[str], BeforeValidator(_as_list), WithJsonSchema(_STRINGS)]
 
 
 class InputSpec(_Words):
     """What to score."""
 
-    path: Annotated[Names, Field(min_length=1)]
-    """Files, folders or glob patterns."""
+    path: Annotated[
+        list[str],
+        BeforeValidator(_as_list),
+        Field(min_length=1),
+        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
+    ]
+    """Files, folders or glob patterns. Of a service, also `upload:ID`."""
+    rejected_of: str | None = None
+    """A finished job's id: only the rows of this input that it rejected."""
     format: InputFormat = "auto"
     options: dict[str, Any] = {}
     """Of the format: CSV `delimiter`, `quote`, `encoding`, `header`, `null_values`."""
@@ -61,19 +91,44 @@ class ComputeSpec(_Words):
     """How to run; never changes a result unless it names rows."""
 
     executor: str = "local"
-    scorers: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
-    rows_per_chunk: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    batch_rows: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    memory_per_scorer: Annotated[ByteSize, Field(ge=1 << 26)] | Literal["auto"] = "auto"
+    scorers: Annotated[int, Field(ge=1, le=1024), WHOLE] | Literal["auto"] = "auto"
+    rows_per_chunk: Annotated[int, Field(ge=1), WHOLE] | Literal["auto"] = "auto"
+    batch_rows: Annotated[int, Field(ge=1), WHOLE] | Literal["auto"] = "auto"
+    memory_per_scorer: Annotated[
+        Annotated[ByteSize, Field(ge=1 << 26, le=1 << 50), WHOLE] | Literal["auto"],
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"type": "integer", "minimum": 1 << 26, "maximum": 1 << 50},
+                    {"type": "string", "pattern": _SIZE},
+                    {"const": "auto"},
+                ]
+            }
+        ),
+    ] = "auto"
     """Private memory that one scorer may use: bytes, or for example "2GB"."""
+    gpus: Annotated[int, Field(ge=0, le=64), WHOLE] = 0
+    """GPUs of the host that the job keeps for itself while it runs (service only)."""
 
 
 class LimitsSpec(_Words):
     """What the job may not pass."""
 
-    rejected: str | int = "1%"
+    rejected: Annotated[
+        str | Annotated[int, WHOLE],
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"type": "string", "pattern": _ROWS_OR_SHARE},
+                    {"type": "integer", "minimum": 0, "maximum": 10**15 - 1},
+                ]
+            }
+        ),
+    ] = "1%"
     """Rows, or a share of the planned rows ("1%", never less than 100 rows), or "none"."""
-    runtime: str | None = None
+    runtime: Annotated[
+        str | None, WithJsonSchema({"anyOf": [{"type": "string", "pattern": _DURATION}, {"type": "null"}]})
+    ] = None
     """For example "2h", "90m", "30s"."""
 
     @field_validator("rejected")
@@ -91,36 +146,23 @@ class LimitsSpec(_Words):
     @staticmethod
     def max_rejected_of(value: str | int, planned_rows: int) -> int:
         """The limit in rows. A share allows at least 100 rows; "none" allows every row."""
-        text = str(value).strip()
+        text = str(value)
+        if not re.fullmatch(_ROWS_OR_SHARE, text):
+            raise ValueError(f'{value!r} is not a number of rows, a share such as "1%", or "none"')
         if text == "none":
             return planned_rows
-        try:
-            if text.endswith("%"):
-                share = float(text[:-1])
-                if not 0 <= share <= 100:
-                    raise ValueError
-                return max(100, int(planned_rows * share / 100))
-            rows = int(text)
-            if rows < 0:
-                raise ValueError
-            return rows
-        except ValueError:
-            raise ValueError(f'{value!r} is not a number of rows, a share such as "1%", or "none"') from None
+        return max(100, int(planned_rows * float(text[:-1]) / 100)) if text.endswith("%") else int(text)
 
     @staticmethod
     def seconds_of(value: str | None) -> float | None:
         """The run time limit in seconds."""
         if value is None:
             return None
+        if not re.fullmatch(_DURATION, value):
+            raise ValueError(f'{value!r} is not a time such as "30s", "90m", "2h"')
         units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-        try:
-            number, unit = (value[:-1], value[-1]) if value[-1:] in units else (value, "s")
-            seconds = float(number) * units[unit]
-            if not seconds > 0:
-                raise ValueError
-            return seconds
-        except ValueError:
-            raise ValueError(f'{value!r} is not a time such as "30s", "90m", "2h"') from None
+        number, unit = (value[:-1], value[-1]) if value[-1] in units else (value, "s")
+        return float(number) * units[unit]
 
     def max_rejected(self, planned_rows: int) -> int:
         """How many rows may be rejected of so many planned."""
@@ -136,12 +178,12 @@ class JobSpec(_Words):
 
     name: str | None = None
     model: str
-    """A path or "module:Class"."""
+    """A path or "module:Class"; of a service "name@alias" or "name@3" as well."""
     flavor: str | None = None
     input: InputSpec
     output: OutputSpec | None = None
     id: Names = []
-    keep: Literal["auto", "all", "none"] | Names = "auto"
+    keep: Annotated[Literal["auto", "all", "none"] | Names, WithJsonSchema(_STRINGS)] = "auto"
     """Input columns to write beside the predictions; "auto" is all non-features, if at most 50."""
     features: Names = []
     """The model's input columns, when the model does not know them."""
@@ -150,9 +192,11 @@ class JobSpec(_Words):
     predict: PredictSpec = PredictSpec()
     compute: ComputeSpec = ComputeSpec()
     limits: LimitsSpec = LimitsSpec()
+    priority: Annotated[int, Field(ge=-100, le=100), WHOLE] = 0
+    """In a service: higher goes first; above 0 needs an admin's key."""
     labels: dict[str, str] = {}
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True, serialize_by_alias=True)
 
     @field_validator("keep", mode="before")
     @classmethod
@@ -167,12 +211,14 @@ class JobSpec(_Words):
 
         Of compute, rows per chunk and per batch stay: they decide borders, and borders decide bytes.
         """
-        left_out = {"name", "labels", "limits", "output", "compute", "model", "input"}
+        left_out = {"name", "labels", "limits", "priority", "output", "compute", "model", "input"}
         data = self.model_dump(mode="json", exclude=left_out)
-        data["input"] = self.input.model_dump(mode="json", exclude={"path"})
+        data["input"] = self.input.model_dump(mode="json", exclude={"path"}, exclude_none=True)
         data["borders"] = self.compute.model_dump(mode="json", include={"rows_per_chunk", "batch_rows"})
         if self.output is not None:
             data["output"] = self.output.model_dump(mode="json", include={"format", "options"})
+            # One file or a folder is a place, too: a folder of one part holds the bytes of that file.
+            data["output"]["options"].pop("single_file", None)
         return data
 
     def digest(self) -> str:
@@ -184,10 +230,15 @@ def invalid_words(error: ValidationError) -> InvalidSpec:
     """The first few faults of a spec as one sentence each."""
     faults: dict[str, str] = {}
     for fault in error.errors():
-        where = ".".join(str(part) for part in fault["loc"] if not _is_alternative(part))
+        where = place_of(fault["loc"])
         faults.setdefault(where, f"{where}: {fault['msg'].removeprefix('Value error, ')}")
     listed = "; ".join(list(faults.values())[:3])
     return InvalidSpec(f"The job spec is not valid. {listed}.", remedy="See `tidemill spec schema`.")
+
+
+def place_of(steps: Sequence[str | int]) -> str:
+    """Where a fault of pydantic lies, for people: "compute.scorers"."""
+    return ".".join(str(step) for step in steps if not _is_alternative(step))
 
 
 def _is_alternative(part: str | int) -> bool:

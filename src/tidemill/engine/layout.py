@@ -1,0 +1,75 @@
+"""How many scorers a job gets, with how many threads and how much memory, and which of them are alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tidemill.domain.admission import Needs
+from tidemill.domain.plan import PlanSummary
+from tidemill.wire.spec import ComputeSpec
+
+LEAST_BYTES = 1 << 30
+BYTES_PER_MODEL_BYTE = 8
+"""A loaded model may take so many times the memory that its file takes on disk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """What this host gives to a job."""
+
+    cores: int
+    memory_bytes: int
+    stall_seconds: float
+    preload: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The scorers of a job."""
+
+    scorers: int
+    threads: int
+    """In each scorer."""
+    memory_bytes: int
+    """The bound of each scorer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """What a job finds where it runs."""
+
+    compute: Compute
+    jobs_running: int | None
+    """How many jobs share the host now, this one among them. None: it has it for itself."""
+
+    def lay_out(self, plan: PlanSummary, asked: ComputeSpec, needs: Needs, model_bytes: int) -> Layout:
+        """Libraries that free the GIL: one process with a thread per core. Others: a process per core."""
+        scorers, threads = self._processes(plan, asked, self._cores(needs))
+        memory = asked.memory_per_scorer
+        if memory == "auto":
+            return Layout(scorers=scorers, threads=threads, memory_bytes=self._memory(scorers, threads, model_bytes))
+        return Layout(scorers=scorers, threads=threads, memory_bytes=memory)
+
+    def _processes(self, plan: PlanSummary, asked: ComputeSpec, cores: int) -> tuple[int, int]:
+        if asked.scorers != "auto":
+            return min(asked.scorers, max(plan.chunks, 1)), 1
+        if plan.model.layout == "threads":
+            # No more than batches: so small jobs of one model are all alike to a warm scorer.
+            return 1, max(1, min(cores, -(-plan.rows // plan.batch_rows)))
+        return max(1, min(cores, plan.chunks)), 1
+
+    def _cores(self, needs: Needs) -> int:
+        """This job's share of the host's cores at this moment."""
+        cores = self.compute.cores
+        if self.jobs_running is None:
+            return cores
+        return max(min(needs.cpus, cores), cores // max(1, self.jobs_running))
+
+    def _memory(self, scorers: int, threads: int, model_bytes: int) -> int:
+        """Among other jobs it depends on nothing but the model and the threads: scorers of another bound
+        could not be kept for the next job."""
+        total = self.compute.memory_bytes
+        if self.jobs_running is None:
+            return total // (scorers + 1)
+        for_the_model = LEAST_BYTES + BYTES_PER_MODEL_BYTE * model_bytes
+        return max(total * threads // (self.compute.cores + 1), min(total // 2, for_the_model))
