@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from tidemill.engine.worker import Compute, Entries, Worker
+from tidemill.domain.cost import RateCard
+from tidemill.engine.layout import Compute
+from tidemill.engine.worker import Entries, Worker
 from tidemill.ports.executor import Executor
 from tidemill.ports.observer import Observer
 from tidemill.ports.sink import Sink
@@ -22,6 +25,39 @@ class TaskEntries:
     head: str
     verify: str
     compare: str
+    inspect: str
+    """What a model takes and gives: {"model"} -> {"signature"}."""
+    read_result: str
+    """Finished results: {"ask": "head", "look_up", "counts" or "export", "members", ...}."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Folders that the service keeps things in. They may not be there yet."""
+
+    models: Path
+    results: Path
+    uploads: Path
+    logs: Path
+    environments: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What the operator decided. Days are how long things are kept."""
+
+    data_roots: tuple[Path, ...] | None
+    """Where jobs that come with a key may read and write, beside uploads and managed results."""
+    result_days: float
+    job_days: float
+    staging_days: float
+    upload_days: float
+    log_days: float
+    audit_days: float
+    max_upload_bytes: int
+    requests_per_minute: int
+    model_hosts: tuple[str, ...] = ()
+    """Private hosts that models may be fetched from by those who come with a key."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +75,10 @@ class Context:
     """The file that this process keeps locked while it lives."""
     host: str
     user: str
+    places: Places
+    policy: Policy
+    rates: RateCard | None
+    """None: nothing is priced."""
 
     def worker(self, observers: Sequence[Observer] = (), *, allow_upgrade: bool = False) -> Worker:
         """A worker of this process."""
@@ -49,6 +89,7 @@ class Context:
             open_sink=self.open_sink,
             entries=self.entries,
             compute=self.compute,
+            environments=self.places.environments,
             observers=observers,
             allow_upgrade=allow_upgrade,
         )

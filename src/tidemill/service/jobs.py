@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,12 @@ from tidemill.domain.errors import (
 )
 from tidemill.domain.ids import new_id
 from tidemill.domain.job import ENDED, FINISHED, LEASED, Job, JobState, Lease, NewJob, Want
+from tidemill.domain.model import Pin, split_reference
 from tidemill.engine.manifest import covers
 from tidemill.ports.observer import Observer
 from tidemill.ports.sink import Claim, OutputState, Sink
-from tidemill.service import outputs
+from tidemill.service import keys, models, outputs
+from tidemill.service.claims import claim_of
 from tidemill.service.context import Context
 from tidemill.wire.spec import JobSpec, OutputSpec
 
@@ -77,10 +78,17 @@ def resolve(spec: JobSpec) -> JobSpec:
 
 
 def _absolute_model(model: str) -> str:
+    if _is_reference(model):
+        return model
     target, colon, name = model.rpartition(":")
     if colon and name.isidentifier() and not os.path.exists(model):
         return f"{os.path.abspath(target)}:{name}" if target.endswith(".py") else model
     return os.path.abspath(os.path.expanduser(model))
+
+
+def _is_reference(model: str) -> bool:
+    """Whether the registry is meant; a file of such a name goes first."""
+    return split_reference(model) is not None and not os.path.exists(model)
 
 
 def _check_apart(output: OutputSpec, inputs: Sequence[str]) -> None:
@@ -96,7 +104,12 @@ def _check_apart(output: OutputSpec, inputs: Sequence[str]) -> None:
 
 
 def identify(context: Context, spec: JobSpec, ask_trust: AskTrust) -> dict[str, Any]:
-    """The spec's model: path, digest, flavor, and that it may be loaded. Raises NotTrusted."""
+    """The spec's model: path, digest, flavor, and that it may be loaded. Raises NotTrusted.
+
+    Of a registered one, all of its `domain.model.Pin`.
+    """
+    if _is_reference(spec.model):
+        return _registered(context, spec.model, ask_trust)
     model = context.executor.call(
         context.entries.identify, {"path": spec.model, "flavor": spec.flavor}, preload=context.compute.preload
     )
@@ -111,6 +124,15 @@ def identify(context: Context, spec: JobSpec, ask_trust: AskTrust) -> dict[str, 
             remedy="If you know where it comes from, say --trust; this very file is then remembered as trusted.",
         )
     return {**model, "trusted": model["carries_code"]}
+
+
+def _registered(context: Context, reference: str, ask_trust: AskTrust) -> dict[str, Any]:
+    who = keys.person_here(context)
+    version = models.get(context, who, reference)
+    if version.carries_code and not version.trusted and ask_trust(vars(version)):
+        models.trust(context, who, reference)
+    pin = models.resolve(context, who, reference)
+    return {**pin.to_json(), "trusted": pin.carries_code}
 
 
 def run(
@@ -208,7 +230,7 @@ class _Request:
             raise OutputBusy(f"{job.id} is held by another worker, {job.worker_id}.", remedy="Wait for it.")
         job, lease = claimed
         try:
-            self.sink.prepare(self._claim(job.id), replace=claim)
+            self.sink.prepare(claim_of(self.context, job.id, self.output.path), replace=claim)
         except TidemillError as exc:
             self.jobs.end_if_current(lease, JobState.FAILED, exc.to_json())
             raise
@@ -295,7 +317,7 @@ class _Request:
 
     def _start(self, seen: Claim | None) -> tuple[Job, Lease]:
         job_id = new_id("job")
-        self.sink.prepare(self._claim(job_id), replace=seen)
+        self.sink.prepare(claim_of(self.context, job_id, self.output.path), replace=seen)
         try:
             return self.jobs.submit_claimed(
                 NewJob(
@@ -306,6 +328,7 @@ class _Request:
                     model_digest=self.model["digest"],
                     output=self.output.path,
                     staging=self.sink.staging(job_id),
+                    model=Pin.from_json(_without_trust(self.model)) if "asked" in self.model else None,
                     foreground=True,
                 ),
                 self.context.worker_id,
@@ -314,16 +337,9 @@ class _Request:
             self.sink.discard(job_id)
             raise
 
-    def _claim(self, job_id: str) -> Claim:
-        return Claim(
-            job_id=job_id,
-            store=self.context.store.url,
-            host=self.context.host,
-            pid=os.getpid(),
-            worker_lock=self.context.worker_lock,
-            output=self.output.path,
-            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
+
+def _without_trust(model: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in model.items() if name != "trusted"}
 
 
 def spec_differences(before: JobSpec, now: JobSpec) -> list[str]:
@@ -342,7 +358,11 @@ def resume(
             f"{job.id} is {job.state.value.replace('_', ' ')}: there is nothing to go on with.",
             remedy="Start a new job with: tidemill run",
         )
-    return run(context, JobSpec.model_validate(job.spec), observers, options)
+    spec = JobSpec.model_validate(job.spec)
+    if job.model is not None:
+        # Its alias may point elsewhere by now.
+        spec = spec.model_copy(update={"model": job.model.reference})
+    return run(context, spec, observers, options)
 
 
 def cancel(context: Context, job_id: str) -> Job:

@@ -1,0 +1,1 @@
+"""The REST API: parses, calls one use case, renders."""

@@ -1,0 +1,67 @@
+"""What a page is, and what it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tidemill.domain.access import Action, Principal
+from tidemill.service import keys
+from tidemill.service.context import Context
+from tidemill.ui.rendering import Templates
+
+Authenticate = Callable[[Request], Principal]
+"""Who sends this request. Raises NotAuthenticated, TooManyRequests."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """What every page works with."""
+
+    context: Context
+    authenticate: Authenticate
+    templates: Templates = field(default_factory=Templates)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visit:
+    """One request of somebody who may make it."""
+
+    site: Site
+    request: Request
+    who: Principal
+    form: Mapping[str, str]
+
+    @property
+    def context(self) -> Context:
+        return self.site.context
+
+    @property
+    def base_url(self) -> str:
+        """What to type to reach this service, for people; a proxy in between may have said "https"."""
+        url = self.request.base_url
+        if self.request.headers.get("x-forwarded-proto") == "https":
+            url = url.replace(scheme="https")
+        return str(url).rstrip("/")
+
+    def owner_names(self) -> dict[str, str]:
+        """What to call those whose jobs these are: a key by its name, everybody else as they are stored."""
+        return {key.id: key.name for key in keys.list(self.context, self.who)}
+
+    def answer(self, template: str, **values: Any) -> Response:
+        """A page, with what all pages show: who looks at it, and what they may do."""
+        return self.site.templates.answer(template, who=self.who, may_run=self.who.may(Action.RUN_JOBS), **values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """An address and what answers there. Those that change something are posts."""
+
+    path: str
+    show: Callable[[Visit], Response]
+    needs: Action = Action.SEE
+    method: str = "GET"
