@@ -8,15 +8,17 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from tidemill.domain.version import __version__
+
 if TYPE_CHECKING:
     from tidemill.bootstrap.run import Result, run
+    from tidemill.client.client import Client
     from tidemill.domain.errors import TidemillError
 
-__version__ = "0.1.0"
-
-__all__ = ["Result", "TidemillError", "__version__", "run"]
+__all__ = ["Client", "Result", "TidemillError", "__version__", "run"]
 
 _HOME = {
+    "Client": "tidemill.client.client",
     "Result": "tidemill.bootstrap.run",
     "TidemillError": "tidemill.domain.errors",
     "run": "tidemill.bootstrap.run",

@@ -3,17 +3,46 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
-from tidemill.cli.commands import compare, demo, doctor, jobs, results, run, spec, verify
+from tidemill.cli.lazy import LazyGroup
 from tidemill.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, exit_code, people, print_error
 from tidemill.domain.errors import TidemillError
 
+_FOLDER = "tidemill.cli.commands"
+
+COMMANDS = {
+    "run": f"{_FOLDER}.run:run",
+    "resume": f"{_FOLDER}.run:resume",
+    "submit": f"{_FOLDER}.submit:submit",
+    "jobs": f"{_FOLDER}.jobs:app",
+    "results": f"{_FOLDER}.results:app",
+    "models": f"{_FOLDER}.models:app",
+    "compare": f"{_FOLDER}.compare:compare",
+    "verify": f"{_FOLDER}.verify:verify",
+    "demo": f"{_FOLDER}.demo:demo",
+    "serve": f"{_FOLDER}.serve:serve",
+    "worker": f"{_FOLDER}.worker:worker",
+    "keys": f"{_FOLDER}.keys:app",
+    "db": f"{_FOLDER}.db:app",
+    "doctor": f"{_FOLDER}.doctor:doctor",
+    "spec": f"{_FOLDER}.spec:app",
+}
+"""Where each command or group of commands is; a module is imported when its command is asked for."""
+
+
+class Commands(LazyGroup):
+    """All of them."""
+
+    table = COMMANDS
+
+
 app = typer.Typer(
     name="tidemill",
+    cls=Commands,
     help="Score big data sets with trained models: complete, resumable, honest about what failed.",
     no_args_is_help=True,
     add_completion=False,
@@ -21,21 +50,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-COMMANDS: dict[str, Callable[..., None]] = {
-    "run": run.run,
-    "resume": run.resume,
-    "compare": compare.compare,
-    "verify": verify.verify,
-    "demo": demo.demo,
-    "doctor": doctor.doctor,
-}
-GROUPS = {"jobs": jobs.app, "results": results.app, "spec": spec.app}
-
-for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
-for _name, _group in GROUPS.items():
-    app.add_typer(_group, name=_name)
 
 
 def _print_version(wanted: bool) -> None:
@@ -46,7 +60,12 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    show_version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print it."),
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Service that commands talk to; the same after a command.")
+    ] = None,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
 ) -> None:
     pass
 

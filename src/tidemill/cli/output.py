@@ -30,6 +30,12 @@ def print_json(value: Any) -> None:
     sys.stdout.flush()
 
 
+def print_line(text: str) -> None:
+    """One line of data on stdout, as it is."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = ()) -> None:
     """A table of data on stdout; columns named in `right` are aligned there."""
     table = Table(box=None, header_style="bold", pad_edge=False)

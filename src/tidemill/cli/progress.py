@@ -6,17 +6,20 @@ import time
 from collections.abc import Mapping
 from types import TracebackType
 
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 from rich.table import Column
 
-from tidemill.cli.output import people, seconds_text
+from tidemill.cli.output import bytes_text, people, seconds_text
 from tidemill.domain.job import Job
 from tidemill.domain.receipt import Receipt
 from tidemill.ports.observer import JobProgress, Observer
+from tidemill.wire.api import JobStatus, QueuePlace
 
 LINE_SECONDS = 5.0
 RATE_SECONDS = 10.0
 BAR_COLUMNS = 16
+MOVING = ("sending", "fetching")
 
 
 class ProgressView(Observer):
@@ -43,6 +46,7 @@ class ProgressView(Observer):
         self._stop_bar()
 
     def job_started(self, job: Job, resumed_chunks: int) -> None:
+        """The worker's own hook: `job` runs in this process."""
         if self.quiet:
             return
         if resumed_chunks:
@@ -54,11 +58,47 @@ class ProgressView(Observer):
             self._unnamed = True
 
     def job_progress(self, job: Job, progress: JobProgress) -> None:
+        self._show(job.id, progress)
+
+    def submitted(self, job_id: str) -> None:
+        """A service holds the job from now on."""
+        self._stop_bar()
+        if not self.quiet:
+            people.print(f"[dim]{job_id}[/]")
+
+    def status(self, status: JobStatus) -> None:
+        """A job that runs elsewhere, as its service tells of it."""
+        progress = progress_of(status)
+        if progress is None:
+            self._stop_bar()
+        else:
+            self._show(status.id, progress)
+
+    def sent(self, done: int, total: int | None) -> None:
+        """Input on its way to the service."""
+        self._moved("sending", done, total)
+
+    def fetched(self, done: int, total: int | None) -> None:
+        """The result on its way from the service."""
+        self._moved("fetching", done, total)
+
+    def _moved(self, what: str, done: int, total: int | None) -> None:
+        if self.quiet or not people.is_terminal:
+            return
+        if self._bar is None or self._stage != what:
+            self._stop_bar()
+            self._stage = what
+            self._start_bar(what)
+        assert self._bar is not None and self._task is not None
+        text = f"{what}: {bytes_text(done)}" + (f" of {bytes_text(total)}" if total else "")
+        self._bar.update(self._task, description=text, total=total, completed=done)
+
+    def _show(self, job_id: str, progress: JobProgress) -> None:
         if self.quiet:
             return
         if self._unnamed and progress.stage != "planning":
             self._unnamed = False
-            people.print(f"[dim]{job.id}[/]")
+            people.print(f"[dim]{job_id}[/]")
         text = self._text(progress)
         if people.is_terminal:
             self._show_bar(progress, text)
@@ -75,23 +115,25 @@ class ProgressView(Observer):
         self._stop_bar()
 
     def _show_bar(self, progress: JobProgress, text: str) -> None:
-        if self._bar is None:
-            most = max(20, people.width - BAR_COLUMNS - 8)
-            self._bar = Progress(
-                BarColumn(bar_width=BAR_COLUMNS),
-                TaskProgressColumn(),
-                TextColumn(
-                    "{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", max_width=most)
-                ),
-                console=people,
-                transient=True,
-            )
-            self._task = self._bar.add_task(text, total=None)
-            self._bar.start()
-        assert self._task is not None
+        if self._bar is None or self._stage in MOVING:
+            self._stop_bar()
+            self._start_bar(text)
+        assert self._bar is not None and self._task is not None
         self._bar.update(self._task, description=text)
         if progress.stage == "running":
             self._bar.update(self._task, total=progress.total, completed=progress.predicted + progress.rejected)
+
+    def _start_bar(self, text: str) -> None:
+        most = max(20, people.width - BAR_COLUMNS - 8)
+        self._bar = Progress(
+            BarColumn(bar_width=BAR_COLUMNS),
+            TaskProgressColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", max_width=most)),
+            console=people,
+            transient=True,
+        )
+        self._task = self._bar.add_task(text, total=None)
+        self._bar.start()
 
     def _stop_bar(self) -> None:
         if self._bar is not None:
@@ -101,6 +143,8 @@ class ProgressView(Observer):
     def _text(self, progress: JobProgress) -> str:
         if progress.stage == "planning":
             return f"planning: {progress.files:,} files" if progress.files else "planning"
+        if progress.stage == "queued":
+            return f"queued: {escape(progress.note)}" if progress.note else "queued"
         if progress.stage != "running":
             return progress.stage
         done = progress.predicted + progress.rejected
@@ -131,3 +175,23 @@ class ProgressView(Observer):
         names = {"read": "reading", "model": "model", "write": "writing"}
         stage = max(names, key=lambda name: busy.get(name, 0.0))
         return names[stage] if busy.get(stage, 0.0) > 0 else ""
+
+
+def progress_of(status: JobStatus) -> JobProgress | None:
+    """What a service tells of a job, as one that runs here would; None once nothing moves."""
+    if status.state not in ("queued", "planning", "running", "committing"):
+        return None
+    usage = status.usage
+    return JobProgress(
+        stage=status.state,
+        total=status.counts.total,
+        predicted=status.counts.predicted,
+        rejected=status.counts.rejected,
+        busy_seconds={"read": usage.read_seconds, "model": usage.model_seconds, "write": usage.write_seconds},
+        note=waiting_text(status.queue) if status.queue else None,
+    )
+
+
+def waiting_text(queue: QueuePlace) -> str:
+    """Why a job waits, for people."""
+    return f"place {queue.place:,}: {queue.detail}"

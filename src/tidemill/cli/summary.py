@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.markup import escape
@@ -25,7 +26,7 @@ from tidemill.cli.output import (
     seconds_text,
 )
 from tidemill.domain.errors import from_json
-from tidemill.domain.job import Job, JobState
+from tidemill.domain.job import FINISHED, Job, JobState
 from tidemill.service import jobs
 from tidemill.service.context import Context
 from tidemill.wire.spec import JobSpec
@@ -50,46 +51,85 @@ READERS = {
 }
 
 
-def print_outcome(
-    context: Context, spec: JobSpec, outcome: jobs.Outcome, *, as_json: bool, allow_rejected: bool
-) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a run ended, here or on a service."""
+
+    job_id: str | None = None
+    """None if nothing ran because all was there."""
+    state: JobState
+    job: Mapping[str, Any] | None = None
+    """As `--json` prints it."""
+    manifest: Mapping[str, Any] | None = None
+    """Of the output if it is published; its path is one of this machine."""
+    counts: Mapping[str, int]
+    error: Mapping[str, Any] | None = None
+    rejections: Sequence[Mapping[str, Any]] = ()
+    notes: Sequence[str] = ()
+    up_to_date: bool = False
+    resumed_chunks: int = 0
+    seconds: float = 0.0
+    go_on: str | None = None
+    """The command that goes on with it, if that can be."""
+
+
+def ending_of(context: Context, outcome: jobs.Outcome) -> Ending:
+    """Of a run in this process."""
+    job, manifest = outcome.job, outcome.manifest
+    if job is None:
+        assert manifest is not None
+        return Ending(state=JobState.SUCCEEDED, manifest=manifest, counts=manifest["counts"], up_to_date=True)
+    can_go_on = job.state in (JobState.PAUSED, JobState.FAILED) and os.path.isdir(job.staging)
+    return Ending(
+        job_id=job.id,
+        state=job.state,
+        job=job_json(job),
+        manifest=manifest,
+        counts=vars(job.counts) if manifest is None else manifest["counts"],
+        error=job.error,
+        rejections=jobs.rejections(context, job),
+        notes=(job.plan or {}).get("warnings", ()),
+        up_to_date=outcome.up_to_date,
+        resumed_chunks=outcome.resumed_chunks,
+        seconds=outcome.seconds,
+        go_on=f"the same command, or [bold]tidemill resume {job.id}[/]" if can_go_on else None,
+    )
+
+
+def print_ending(ending: Ending, *, as_json: bool, allow_rejected: bool) -> int:
     """Say how a run ended; returns the exit code."""
-    manifest = outcome.manifest
     if as_json:
-        print_json(_outcome_json(context, outcome))
-    elif manifest is not None:
-        _print_summary(context, outcome, manifest)
+        print_json(_ending_json(ending))
+    elif ending.manifest is not None:
+        _print_summary(ending, ending.manifest)
     else:
-        assert outcome.job is not None
-        _print_unfinished(context, outcome.job)
-    if outcome.up_to_date:
+        _print_unfinished(ending)
+    if ending.up_to_date:
         return EXIT_DONE
-    if manifest is not None:
-        return EXIT_REJECTIONS if manifest["counts"]["rejected"] and not allow_rejected else EXIT_DONE
-    assert outcome.job is not None
-    if outcome.job.state is JobState.FAILED and outcome.job.error:
-        return exit_code(from_json(outcome.job.error))
-    return EXIT_INTERRUPTED if outcome.job.state is JobState.PAUSED else EXIT_FAILED
+    if ending.state in FINISHED:
+        return EXIT_REJECTIONS if ending.counts["rejected"] and not allow_rejected else EXIT_DONE
+    if ending.state is JobState.FAILED and ending.error:
+        return exit_code(from_json(dict(ending.error)))
+    return EXIT_INTERRUPTED if ending.state is JobState.PAUSED else EXIT_FAILED
 
 
-def _outcome_json(context: Context, outcome: jobs.Outcome) -> dict[str, Any]:
-    job = outcome.job
+def _ending_json(ending: Ending) -> dict[str, Any]:
     answer: dict[str, Any] = {
-        "up_to_date": outcome.up_to_date,
-        "resumed_chunks": outcome.resumed_chunks,
-        "seconds": round(outcome.seconds, 3),
-        "job": None if job is None else job_json(job),
+        "up_to_date": ending.up_to_date,
+        "resumed_chunks": ending.resumed_chunks,
+        "seconds": round(ending.seconds, 3),
+        "job": ending.job,
         "manifest": None,
     }
-    if outcome.manifest is not None:
-        answer["manifest"] = {key: value for key, value in outcome.manifest.items() if key not in ("files", "spec")}
-    if job is not None:
-        answer["rejections"] = jobs.rejections(context, job)
+    if ending.manifest is not None:
+        answer["manifest"] = {key: value for key, value in ending.manifest.items() if key not in ("files", "spec")}
+    if ending.job is not None:
+        answer["rejections"] = list(ending.rejections)
     return answer
 
 
 def job_json(job: Job) -> dict[str, Any]:
-    """A job as `--json` prints it."""
+    """A job that ran here as `run --json` prints it."""
     return {
         "id": job.id,
         "name": job.name,
@@ -113,24 +153,23 @@ def counts_text(counts: Mapping[str, int]) -> str:
     return f"{counts['total']:,} = {counts['predicted']:,} predicted + {counts['rejected']:,} rejected"
 
 
-def _print_summary(context: Context, outcome: jobs.Outcome, manifest: Mapping[str, Any]) -> None:
+def _print_summary(ending: Ending, manifest: Mapping[str, Any]) -> None:
     counts = manifest["counts"]
     path = _short(manifest["output"])
-    if outcome.up_to_date:
+    if ending.up_to_date:
         people.print(f"[bold green]up to date[/] {escape(path)}: this very job finished {manifest['committed_at']}")
         people.print(f"  {counts_text(counts)}")
         return
     people.print(f"[bold green]done[/] {escape(path)}")
     people.print(f"  rows       {counts_text(counts)}")
-    people.print(f"  took       {_took(outcome, manifest)}")
+    people.print(f"  took       {_took(ending, manifest)}")
     people.print(f"  columns    {escape(_few([column['name'] for column in manifest['schema']]))}")
-    for note in (outcome.job.plan or {}).get("warnings", ()) if outcome.job else ():
+    for note in ending.notes:
         people.print(f"  [yellow]note[/]       {escape(note)}")
     if counts["rejected"]:
         folder = next(file["name"] for file in manifest["files"] if file["kind"] == "rejected")
         people.print(f"[yellow]rejected[/] rows and why: {escape(_short(_top(manifest['output'], folder)))}")
-        if outcome.job is not None:
-            print_rejections(jobs.rejections(context, outcome.job))
+        print_rejections(ending.rejections)
     people.print("[dim]read it:[/]")
     for line in READERS[manifest["format"]]:
         people.print(f"  {escape(line.format(path=path, glob=_glob(manifest, path)))}")
@@ -147,11 +186,11 @@ def _top(output: str, name: str) -> str:
     return os.path.join(os.path.dirname(output), name.split("/")[0])
 
 
-def _took(outcome: jobs.Outcome, manifest: Mapping[str, Any]) -> str:
+def _took(ending: Ending, manifest: Mapping[str, Any]) -> str:
     usage = manifest["usage"]
-    words = [seconds_text(outcome.seconds)]
-    if manifest["counts"]["total"] >= 1_000 and not outcome.resumed_chunks:
-        words.append(f"{manifest['counts']['total'] / outcome.seconds:,.0f} rows/s")
+    words = [seconds_text(ending.seconds)]
+    if manifest["counts"]["total"] >= 1_000 and not ending.resumed_chunks:
+        words.append(f"{manifest['counts']['total'] / ending.seconds:,.0f} rows/s")
     words.append(f"{usage.get('cpu_seconds', 0.0):,.1f} s CPU in scorers")
     words.append(f"{bytes_text(usage.get('peak_memory_bytes', 0))} peak in a scorer")
     return ", ".join(words)
@@ -168,19 +207,19 @@ def _short(path: str) -> str:
     return path if relative.startswith("..") else relative
 
 
-def _print_unfinished(context: Context, job: Job) -> None:
-    if job.error and job.state is JobState.FAILED:
-        print_error(from_json(job.error))
-        print_rejections(jobs.rejections(context, job))
-    done = job.counts.predicted + job.counts.rejected
-    if job.state is JobState.PAUSED:
+def _print_unfinished(ending: Ending) -> None:
+    if ending.error and ending.state is JobState.FAILED:
+        print_error(from_json(dict(ending.error)))
+        print_rejections(ending.rejections)
+    done = ending.counts["predicted"] + ending.counts["rejected"]
+    if ending.state is JobState.PAUSED:
         people.print(
-            f"[bold]paused[/] {done:,} of {job.counts.total:,} rows are done and kept; nothing is published yet"
+            f"[bold]paused[/] {done:,} of {ending.counts['total']:,} rows are done and kept; nothing is published yet"
         )
-    if job.state in (JobState.PAUSED, JobState.FAILED) and os.path.isdir(job.staging):
-        people.print(f"  go on: the same command, or [bold]tidemill resume {job.id}[/]")
-        people.print(f"  drop it: [bold]tidemill jobs cancel {job.id}[/]")
-    if job.state is JobState.CANCELLED:
+    if ending.go_on:
+        people.print(f"  go on: {ending.go_on}")
+        people.print(f"  drop it: [bold]tidemill jobs cancel {ending.job_id}[/]")
+    if ending.state is JobState.CANCELLED:
         people.print("[bold]cancelled[/] nothing is left of it")
 
 

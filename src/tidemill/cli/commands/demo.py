@@ -13,7 +13,7 @@ from rich.markup import escape
 from tidemill.bootstrap.wiring import opened
 from tidemill.cli.output import people
 from tidemill.cli.progress import ProgressView
-from tidemill.cli.summary import print_outcome
+from tidemill.cli.summary import ending_of, print_ending
 from tidemill.service import jobs
 from tidemill.wire.spec import InputSpec, JobSpec, OutputSpec
 
@@ -35,7 +35,7 @@ def demo(
     with opened() as context:
         with ProgressView() as view:
             outcome = jobs.run(context, spec, [view])
-        code = print_outcome(context, spec, outcome, as_json=False, allow_rejected=True)
+        code = print_ending(ending_of(context, outcome), as_json=False, allow_rejected=True)
     people.print("[dim]try next:[/]")
     people.print(f"  tidemill results head {escape(str(output))} -n 3")
     people.print(f"  tidemill verify {escape(str(output))}")

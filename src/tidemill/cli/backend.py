@@ -1,0 +1,169 @@
+"""What commands call: the use cases here, or those of a service over HTTP. Both answer with wire types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Protocol, cast
+
+import typer
+
+from tidemill.config import Settings
+from tidemill.domain.job import JobFilter
+from tidemill.wire.api import (
+    AddKey,
+    AddModelVersion,
+    AuditOut,
+    JobStatus,
+    JobSummary,
+    KeyOut,
+    LogLines,
+    ModelCheck,
+    ModelVersionOut,
+    NewKey,
+    ResultInfo,
+    Rows,
+    ServiceInfo,
+)
+from tidemill.wire.spec import JobSpec
+
+HERE = "local"
+"""As the value of --server: this machine, whatever the settings say."""
+
+LOCAL = "tidemill.bootstrap.local:opened_backend"
+REMOTE = "tidemill.cli.remote:opened_backend"
+
+Tell = Callable[[JobStatus], None]
+Moved = Callable[[int, int | None], None]
+"""Called with bytes done and, if known, bytes in all."""
+
+
+class Backend(Protocol):
+    """One method for each command that works both here and on a service.
+
+    A job is named by its id or, here, by the end of one. Raises the errors of `tidemill.domain.errors`.
+    """
+
+    @property
+    def where(self) -> str | None:
+        """The service's URL; None for this machine."""
+
+    def jobs_submit(
+        self, spec: JobSpec, *, idempotency_key: str | None = None, moved: Moved | None = None
+    ) -> JobStatus:
+        """Queue a job. A service gets local input by upload; `moved` tells how far that is."""
+
+    def jobs_list(self, wanted: JobFilter, *, limit: int) -> list[JobSummary]:
+        """Newest first."""
+
+    def jobs_show(self, job: str) -> JobStatus: ...
+
+    def jobs_cancel(self, job: str) -> JobStatus: ...
+
+    def jobs_pause(self, job: str) -> JobStatus: ...
+
+    def jobs_resume(self, job: str) -> JobStatus: ...
+
+    def jobs_clone(self, job: str, changes: Mapping[str, Any]) -> JobStatus:
+        """A new job by the same words but for these; None removes a word."""
+
+    def jobs_retry(self, job: str) -> JobStatus:
+        """A new job over the rows that this one rejected."""
+
+    def jobs_wait(self, job: str, *, timeout_seconds: float | None = None, tell: Tell | None = None) -> JobStatus:
+        """Until it ended or was paused; `tell` hears of every change. Raises StillRunning after the timeout."""
+
+    def jobs_logs(self, job: str, *, lines: int) -> LogLines:
+        """The newest lines, oldest first."""
+
+    def results_info(self, job: str) -> ResultInfo: ...
+
+    def results_head(self, job: str, rows: int, *, rejected: bool = False) -> Rows: ...
+
+    def results_get(self, job: str, keys: Mapping[str, str]) -> Rows:
+        """The rows whose columns have these values."""
+
+    def results_download(
+        self,
+        job: str,
+        path: Path,
+        *,
+        form: str,
+        rejected: bool = False,
+        overwrite: bool = False,
+        moved: Moved | None = None,
+    ) -> Path:
+        """Write the result, whole and checked, to one file. Raises OutputExists."""
+
+    def models_add(self, name: str, version: AddModelVersion, *, moved: Moved | None = None) -> ModelVersionOut:
+        """A new version. A service gets a local file or folder by upload."""
+
+    def models_list(self, *, limit: int) -> list[ModelVersionOut]:
+        """The newest version of each name."""
+
+    def models_versions(self, name: str, *, limit: int) -> list[ModelVersionOut]:
+        """Newest first."""
+
+    def models_show(self, reference: str) -> ModelVersionOut:
+        """Of "churn@champion", "churn@3" or "churn" (the newest)."""
+
+    def models_alias(self, name: str, alias: str, version: int | None) -> None:
+        """Point it at a version; None removes it."""
+
+    def models_trust(self, reference: str) -> ModelVersionOut:
+        """Allow its digest to run code."""
+
+    def models_check(self, reference: str) -> ModelCheck:
+        """Compare its bytes with its digest, and load it."""
+
+    def models_limit(self, name: str, max_running: int | None) -> None:
+        """How many jobs of this model may run at once."""
+
+    def keys_add(self, request: AddKey) -> NewKey: ...
+
+    def keys_list(self) -> list[KeyOut]: ...
+
+    def keys_revoke(self, key_id: str) -> KeyOut: ...
+
+    def audit_list(self, *, limit: int) -> list[AuditOut]:
+        """Newest first."""
+
+    def service_info(self) -> ServiceInfo: ...
+
+
+def _or_of_root(ctx: typer.Context, value: str | None) -> str | None:
+    """`tidemill --server URL jobs list` is `tidemill jobs list --server URL`."""
+    return value if value is not None else cast("str | None", ctx.find_root().params.get("server"))
+
+
+Server = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        metavar="URL",
+        help="Service to talk to instead of working here; by default TIDEMILL_SERVER. 'local' is this machine.",
+        callback=_or_of_root,
+    ),
+]
+
+
+def address(server: str | None) -> str | None:
+    """The URL of the service to talk to; None to work on this machine."""
+    url = server or Settings().server
+    return None if not url or url == HERE else url
+
+
+@contextmanager
+def chosen(server: str | None) -> Iterator[Backend]:
+    """The backend that the flag and the settings name: `with chosen(server) as backend`."""
+    url = address(server)
+    with _opener(LOCAL if url is None else REMOTE)(url) as backend:
+        yield backend
+
+
+def _opener(target: str) -> Callable[[str | None], AbstractContextManager[Backend]]:
+    # Only one of the two is needed, and each is slow to import.
+    module, _, name = target.partition(":")
+    return cast("Callable[[str | None], AbstractContextManager[Backend]]", getattr(import_module(module), name))

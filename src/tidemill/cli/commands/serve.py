@@ -1,0 +1,82 @@
+"""`tidemill serve`: the API, the pages and a worker in one process."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from fastapi import FastAPI
+
+from tidemill.api.app import create_app
+from tidemill.bootstrap import server
+from tidemill.bootstrap.wiring import opened
+from tidemill.bootstrap.worker import start_pool
+from tidemill.cli.output import print_line
+from tidemill.config import Settings
+from tidemill.service.context import Context
+from tidemill.service.work import Pool
+from tidemill.telemetry.metrics import Metrics
+
+HAND_OVER_SECONDS = 5.0
+"""After chunks in flight had their time, so long may handing over the jobs take."""
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on; others than loopback need API keys.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = None,
+    jobs: Annotated[bool, typer.Option("--jobs/--no-jobs", help="Run jobs here, or leave them to workers.")] = True,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done, not only what is wrong.")] = False,
+) -> None:
+    """Serve the REST API and the web pages, and run jobs, until Ctrl-C or SIGTERM.
+
+    tidemill serve --port 8642
+    """
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    given: dict[str, Any] = {"host": host, "port": port}
+    settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    with opened(settings, warm=jobs) as context:
+        server.check_reach(context, settings.host)
+        _serve(context, settings, with_jobs=jobs)
+
+
+def _serve(context: Context, settings: Settings, *, with_jobs: bool) -> None:
+    metrics = Metrics()
+    app = create_app(context, max_body_bytes=settings.max_body_bytes, metrics=metrics)
+    pools: list[Pool] = []
+
+    def ready(url: str) -> None:
+        if with_jobs:
+            pools.append(start_pool(context, settings, [metrics]))
+        print_line(f"Tidemill serves {url}")
+
+    try:
+        server.serve(
+            app,
+            server.Serving(
+                host=settings.host,
+                port=settings.port,
+                grace_seconds=settings.drain_seconds,
+                ready=ready,
+                leaving=_leaving(app, pools, settings.drain_seconds),
+            ),
+        )
+    finally:
+        for pool in pools:
+            pool.stop()
+            pool.join(HAND_OVER_SECONDS)
+
+
+def _leaving(app: FastAPI, pools: list[Pool], drain_seconds: float) -> Callable[[], None]:
+    def leave() -> None:
+        for pool in pools:
+            pool.drain()
+        app.state.pulse.close()
+        for pool in pools:
+            pool.join(drain_seconds + HAND_OVER_SECONDS)
+
+    return leave

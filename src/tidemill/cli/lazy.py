@@ -1,0 +1,69 @@
+"""A group of commands whose modules are imported when they are asked for.
+
+`tidemill jobs list` need not wait for what `tidemill serve` imports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from importlib import import_module
+from typing import Any, ClassVar
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command_from_info, get_group
+from typer.models import CommandInfo
+
+
+class LazyCommands(MutableMapping[str, Any]):
+    """Commands by name; `table` says where each is: "module:function" or "module:app"."""
+
+    def __init__(self, table: Mapping[str, str]) -> None:
+        self._table = table
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            module, _, attribute = self._table[name].partition(":")
+            self._made[name] = _command(name, getattr(import_module(module), attribute))
+        return self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._table or name in self._made
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        self._made[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._table
+        yield from (name for name in self._made if name not in self._table)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class LazyGroup(TyperGroup):
+    """Subclasses name the table."""
+
+    table: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = LazyCommands(self.table)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """In the order of the table; imports nothing."""
+        return list(self.commands)
+
+
+def _command(name: str, target: Any) -> Any:
+    if isinstance(target, typer.Typer):
+        group = get_group(target)
+        group.name = name
+        return group
+    return get_command_from_info(
+        CommandInfo(name=name, callback=target), pretty_exceptions_short=True, rich_markup_mode="rich"
+    )

@@ -1,0 +1,157 @@
+"""Commands against a service: the Python client under the names that commands use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tidemill.cli.backend import Moved, Tell
+from tidemill.client.client import Client
+from tidemill.domain.job import JobFilter
+from tidemill.wire.api import (
+    AddKey,
+    AddModelVersion,
+    AuditOut,
+    JobStatus,
+    JobSummary,
+    KeyOut,
+    LogLines,
+    ModelCheck,
+    ModelVersionOut,
+    NewKey,
+    ResultInfo,
+    Rows,
+    ServiceInfo,
+)
+from tidemill.wire.spec import JobSpec
+
+
+class RemoteBackend:
+    """A service over HTTP; see `cli.backend.Backend`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    @property
+    def where(self) -> str:
+        return self._client.url
+
+    def jobs_submit(
+        self, spec: JobSpec, *, idempotency_key: str | None = None, moved: Moved | None = None
+    ) -> JobStatus:
+        return self._client.submit(spec, idempotency_key=idempotency_key, progress=False, moved=moved).last
+
+    def jobs_list(self, wanted: JobFilter, *, limit: int) -> list[JobSummary]:
+        found = self._client.jobs(
+            state=[state.value for state in wanted.states],
+            name=wanted.name,
+            owner=wanted.owner,
+            model=wanted.model,
+            parent=wanted.parent_id,
+            labels=dict(wanted.labels),
+            page_size=min(limit, 500),
+        )
+        return list(islice(found, limit))
+
+    def jobs_show(self, job: str) -> JobStatus:
+        return self._client.job(job).last
+
+    def jobs_cancel(self, job: str) -> JobStatus:
+        return self._client.job(job).cancel()
+
+    def jobs_pause(self, job: str) -> JobStatus:
+        return self._client.job(job).pause()
+
+    def jobs_resume(self, job: str) -> JobStatus:
+        return self._client.job(job).resume()
+
+    def jobs_retry(self, job: str) -> JobStatus:
+        return self._client.job(job).retry().last
+
+    def jobs_clone(self, job: str, changes: Mapping[str, Any]) -> JobStatus:
+        return self._client.job(job).clone(**changes).last
+
+    def jobs_wait(self, job: str, *, timeout_seconds: float | None = None, tell: Tell | None = None) -> JobStatus:
+        return self._client.job(job).wait_until_still(timeout_seconds, tell=tell)
+
+    def jobs_logs(self, job: str, *, lines: int) -> LogLines:
+        return self._client.job(job).logs(lines)
+
+    def results_info(self, job: str) -> ResultInfo:
+        return self._client.job(job).result
+
+    def results_head(self, job: str, rows: int, *, rejected: bool = False) -> Rows:
+        return self._client.job(job).head(rows, rejected=rejected)
+
+    def results_get(self, job: str, keys: Mapping[str, str]) -> Rows:
+        return self._client.job(job).look_up(**keys)
+
+    def results_download(
+        self,
+        job: str,
+        path: Path,
+        *,
+        form: str,
+        rejected: bool = False,
+        overwrite: bool = False,
+        moved: Moved | None = None,
+    ) -> Path:
+        handle = self._client.job(job)
+        return handle.fetch(path, form, rejected=rejected, overwrite=overwrite, moved=moved).path
+
+    def models_add(self, name: str, version: AddModelVersion, *, moved: Moved | None = None) -> ModelVersionOut:
+        return self._client.models.add(
+            name,
+            version.source,
+            aliases=version.aliases,
+            flavor=version.flavor,
+            environment=version.environment,
+            description=version.description,
+            moved=moved,
+        )
+
+    def models_list(self, *, limit: int) -> list[ModelVersionOut]:
+        return list(islice(self._client.models.list(), limit))
+
+    def models_versions(self, name: str, *, limit: int) -> list[ModelVersionOut]:
+        return list(islice(self._client.models.versions(name), limit))
+
+    def models_show(self, reference: str) -> ModelVersionOut:
+        return self._client.models.get(reference)
+
+    def models_alias(self, name: str, alias: str, version: int | None) -> None:
+        self._client.models.alias(name, alias, version)
+
+    def models_trust(self, reference: str) -> ModelVersionOut:
+        return self._client.models.trust(reference)
+
+    def models_check(self, reference: str) -> ModelCheck:
+        return self._client.models.check(reference)
+
+    def models_limit(self, name: str, max_running: int | None) -> None:
+        self._client.models.limit(name, max_running)
+
+    def keys_add(self, request: AddKey) -> NewKey:
+        return self._client.keys.make(request)
+
+    def keys_list(self) -> list[KeyOut]:
+        return self._client.keys.list()
+
+    def keys_revoke(self, key_id: str) -> KeyOut:
+        return self._client.keys.revoke(key_id)
+
+    def audit_list(self, *, limit: int) -> list[AuditOut]:
+        return list(islice(self._client.audit(), limit))
+
+    def service_info(self) -> ServiceInfo:
+        return self._client.service_info()
+
+
+@contextmanager
+def opened_backend(url: str | None) -> Iterator[RemoteBackend]:
+    """The service at that address, or the one that the settings name."""
+    with Client(url) as client:
+        yield RemoteBackend(client)
