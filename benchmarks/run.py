@@ -1,6 +1,6 @@
 """Run benchmarks: prints ratios and writes benchmarks/results/<date>-<scenario>.json.
 
-    python benchmarks/run.py                     all scenarios, about 20 minutes on two cores
+    python benchmarks/run.py                     all scenarios, about 25 minutes on two cores
     python benchmarks/run.py --quick             all scenarios, small, about two minutes
     python benchmarks/run.py throughput --rows 1000000 --rounds 5
 
@@ -17,6 +17,7 @@ from collections.abc import Callable
 import cold
 import memory
 import overhead
+import service
 import throughput
 from report import Report
 
@@ -32,6 +33,8 @@ SCENARIOS: dict[str, Callable[[Sizes], Report]] = {
     "overhead": lambda a: overhead.run(
         rows=a.rows or (250_000 if a.quick else 2_000_000), rounds=a.rounds or (1 if a.quick else 3)
     ),
+    "warm": lambda a: service.warm(rows=a.rows or 1_000, rounds=a.rounds or (5 if a.quick else 40)),
+    "queue": lambda a: service.queue(jobs=a.rows or (500 if a.quick else 10_000), pages=50 if a.quick else 300),
 }
 
 
@@ -39,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(SCENARIOS)}; all by default")
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds")
-    parser.add_argument("--rows", type=int, help="rows of the input (memory: of the small one)")
+    parser.add_argument("--rows", type=int, help="rows of the input (memory: of the small one; queue: jobs)")
     parser.add_argument("--rounds", type=int, help="how often each contestant runs; the median counts")
     parser.add_argument("--trees", type=int, default=200, help="trees of the model (throughput)")
     parser.add_argument("--times", type=int, default=10, help="how much bigger the big input is (memory)")

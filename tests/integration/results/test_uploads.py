@@ -1,0 +1,150 @@
+"""Files that are sent: whole and durable or not there, bounded, of one tenant."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import socket
+import threading
+import time
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import uvicorn
+
+from tests.integration.results.conftest import HERE, STRANGER, House
+from tidemill.api.app import create_app
+from tidemill.domain.errors import InvalidSpec, NotFound, TooLarge
+from tidemill.service import submission, uploads
+from tidemill.wire.spec import JobSpec
+
+DATA = b"n\n1\n2\n"
+SHA256 = hashlib.sha256(DATA).hexdigest()
+
+
+def put(house: House, name: str = "a.csv", data: Any = DATA, **headers: str) -> Any:
+    return house.client.put(f"/api/v1/uploads/{name}", content=data, headers=headers)
+
+
+def there(house: House) -> set[str]:
+    """Every file and folder of uploads, incoming ones too."""
+    root = house.context.places.uploads
+    return {str(path.relative_to(root)) for path in root.rglob("*")} - {"default", "default/.incoming"}
+
+
+def test_one_is_sent_listed_and_deleted(house: House) -> None:
+    answer = put(house, "gr\u00fc\u00df dich.csv")
+    assert answer.status_code == 201
+    sent = answer.json()
+    assert (sent["name"], sent["size_bytes"], sent["sha256"]) == ("gr\u00fc\u00df dich.csv", len(DATA), SHA256)
+    assert sent["input"] == f"upload:{sent['id']}"
+    assert answer.headers["location"] == f"/api/v1/uploads/{sent['id']}"
+    path = uploads.path_of(house.context, HERE, sent["id"])
+    assert path == house.context.places.uploads / "default" / sent["id"] / "gr\u00fc\u00df dich.csv"
+    assert path.read_bytes() == DATA
+    assert house.get(f"/uploads/{sent['id']}") == sent
+    newer = put(house).json()
+    page = house.get("/uploads", params={"limit": 1})
+    assert (page["items"], page["next"]) == ([newer], newer["id"])
+    assert sent in house.get("/uploads", params={"before": page["next"]})["items"]
+    for each in (sent, newer):
+        assert house.client.delete(f"/api/v1/uploads/{each['id']}").status_code == 204
+        assert house.client.delete(f"/api/v1/uploads/{each['id']}").status_code == 404
+    assert there(house) == set()
+    with pytest.raises(NotFound, match="no upload"):
+        uploads.path_of(house.context, HERE, sent["id"])
+
+
+def test_checksums_are_checked(house: House) -> None:
+    digest = base64.b64encode(bytes.fromhex(SHA256)).decode()
+    for good in ({"X-Checksum-Sha256": SHA256.upper()}, {"Repr-Digest": f"sha-256=:{digest}:"}):
+        assert house.client.delete(f"/api/v1/uploads/{put(house, **good).json()['id']}").status_code == 204
+    wrong = base64.b64encode(bytes(32)).decode()
+    for bad in ({"X-Checksum-Sha256": "0" * 64}, {"Repr-Digest": f"sha-256=:{wrong}:"}, {"X-Checksum-Sha256": "abc"}):
+        assert put(house, **bad).status_code == 422
+    assert there(house) == set()
+
+
+def test_too_large_is_refused_before_and_while_it_comes(house: House) -> None:
+    bound = house.context.policy.max_upload_bytes
+    answer = put(house, data=b"x" * (bound + 1))
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+    assert put(house, data=(b"x" * (bound // 4) for _ in range(5))).status_code == 413
+    receiving = uploads.Receiving(house.context, HERE, "a.csv")
+    receiving.write(b"x" * bound)
+    with pytest.raises(TooLarge, match="larger than 1,048,576 bytes"):
+        receiving.write(b"x")
+    receiving.close()
+    assert there(house) == set()
+
+
+@pytest.mark.parametrize("name", ["..", ".hidden", "a/b", "a\\b", "a\nb", "", "x" * 201, "\udcff"])
+def test_names_that_are_no_file_names(house: House, name: str) -> None:
+    with pytest.raises(InvalidSpec, match="cannot be the name"):
+        uploads.Receiving(house.context, HERE, name)
+    assert there(house) == set()
+
+
+def test_path_tricks_end_nowhere(house: House) -> None:
+    for name in ("..%2Fescaped.csv", "%2e%2e", ".ssh", "a%00b"):
+        assert put(house, name).status_code in (404, 405, 422)
+    assert there(house) == set()
+    assert not list(house.folder.rglob("escaped.csv"))
+
+
+def test_another_tenant_sees_nothing_of_it(house: House) -> None:
+    sent = put(house).json()
+    for call in (uploads.get, uploads.path_of, uploads.remove):
+        with pytest.raises(NotFound, match="no upload"):
+            call(house.context, STRANGER, sent["id"])
+    assert uploads.list_uploads(house.context, STRANGER).items == []
+    spec = JobSpec.model_validate({"model": "x@1", "input": {"path": sent["input"]}})
+    with pytest.raises(NotFound):
+        submission.submit(house.context, STRANGER, spec)
+    uploads.remove(house.context, HERE, sent["id"])
+
+
+def test_what_broke_off_leaves_nothing(house: House) -> None:
+    """Over a real socket: half of the announced bytes, then the connection is closed."""
+    server = uvicorn.Server(uvicorn.Config(create_app(house.context), port=0, log_level="error", lifespan="off"))
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        wait_until(lambda: server.started)
+        sending = socket.create_connection(listening.getsockname())
+        head = b"PUT /api/v1/uploads/a.csv HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 500000\r\n\r\n"
+        sending.sendall(head + b"x" * 250_000)
+        wait_until(lambda: any(name.endswith("a.csv") for name in there(house)))
+        sending.close()
+        wait_until(lambda: there(house) == set())
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        listening.close()
+
+
+def wait_until(holds: Any, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.02)
+
+
+def test_what_is_over_its_time_or_abandoned_is_swept(house: House) -> None:
+    kept, used = put(house, "kept.csv").json(), put(house, "used.csv").json()
+    broken = uploads.Receiving(house.context, HERE, "broken.csv")
+    broken.write(b"half")
+    made = uploads.get(house.context, HERE, kept["id"])
+    assert made.expires_at is not None
+    before, after = made.expires_at - timedelta(seconds=30), made.expires_at + timedelta(days=1)
+    assert uploads.sweep(house.context, before, 10) == []
+    path = str(uploads.path_of(house.context, HERE, used["id"]))
+    assert uploads.sweep(house.context, after, 10, in_use={path}) == [kept["id"]], "what is held is on its way in"
+    broken._lock.unlock()
+    assert uploads.sweep(house.context, after, 10, in_use={path}) == [broken.id]
+    assert [each["id"] for each in house.get("/uploads")["items"]] == [used["id"]]
+    uploads.remove(house.context, HERE, used["id"])
+    assert there(house) == set()
