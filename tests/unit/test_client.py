@@ -144,10 +144,10 @@ def test_patience_has_an_end(fake: Fake) -> None:
 def test_what_may_not_be_repeated_is_sent_once(client: tidemill.Client, fake: Fake) -> None:
     fake.on("GET", f"/jobs/{JOB}", status())
     job = client.job(JOB)
-    fake.on("POST", f"/jobs/{JOB}/retry", away, status())
+    fake.on("POST", f"/jobs/{JOB}/resume", away, status())
     with pytest.raises(errors.StoreUnavailable):
-        job.retry()
-    assert len(fake.of("POST", f"/jobs/{JOB}/retry")) == 1
+        job.resume()
+    assert len(fake.of("POST", f"/jobs/{JOB}/resume")) == 1
 
 
 def test_a_submission_is_repeated_with_the_same_key(client: tidemill.Client, fake: Fake) -> None:
@@ -161,6 +161,19 @@ def test_a_submission_is_repeated_with_the_same_key(client: tidemill.Client, fak
     ] * 3
     client.submit("churn@champion", "s3://bucket/x/", idempotency_key="mine")
     assert fake.asked[-1].headers["idempotency-key"] == "mine"
+
+
+@pytest.mark.parametrize("verb", ["retry", "clone"])
+def test_a_copy_is_asked_for_again_with_the_same_key(client: tidemill.Client, fake: Fake, verb: str) -> None:
+    fake.on("GET", f"/jobs/{JOB}", status())
+    job = client.job(JOB)
+    path = f"/jobs/{JOB}/{verb}"
+    fake.on("POST", path, away, broken_off(b"{}", 0), lambda request: JSONResponse(status(), 202))
+    getattr(job, verb)()
+    keys = [request.headers["idempotency-key"] for request in fake.of("POST", path)]
+    assert len(keys) == 3 and len(set(keys)) == 1 and keys[0].startswith("auto-")
+    getattr(job, verb)()
+    assert fake.of("POST", path)[-1].headers["idempotency-key"] != keys[0], "asked twice, wanted twice"
 
 
 # -- uploads

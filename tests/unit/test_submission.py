@@ -27,6 +27,7 @@ from tidemill.domain.job import Job, JobState
 from tidemill.ports.executor import Executor
 from tidemill.service import submission, uploads
 from tidemill.service.context import Context
+from tidemill.wire.spec import JobSpec, OutputSpec
 
 
 @pytest.fixture
@@ -189,7 +190,7 @@ def test_an_upload_is_its_file(house: House, operator: Principal) -> None:
     (path,) = job.spec["input"]["path"]
     assert Path(path).read_bytes() == b"x\n1\n"
     assert submission.asked_spec(house.context, job)["input"]["path"] == [sent.input]
-    clone = submission.clone(house.context, operator, job.id, {"name": "again"})
+    clone = submission.clone(house.context, operator, job.id, {"name": "again"})[0]
     assert clone.spec["input"]["path"] == [path]
     stranger, _ = house.key(Role.ADMIN, "red")
     house.model("churn", "red")
@@ -358,7 +359,7 @@ def parent(house: House, operator: Principal) -> Job:
 
 def test_a_retry_scores_what_its_parent_rejected(house: House, operator: Principal, parent: Job) -> None:
     house.model("churn", alias="champion")
-    job = submission.retry(house.context, operator, parent.id)
+    job = submission.retry(house.context, operator, parent.id)[0]
     assert job.spec["input"] == {**parent.spec["input"], "rejected_of": parent.id}
     assert (job.parent_id, job.model, job.managed, job.name) == (parent.id, parent.model, True, "nightly")
     assert job.output != parent.output
@@ -376,7 +377,7 @@ def test_a_clone_has_the_words_of_its_parent_but_for_the_changes(
     house: House, operator: Principal, parent: Job
 ) -> None:
     changes = {"name": None, "labels": {"b": None, "c": "3"}, "predict": {"probabilities": True}, "keep": "all"}
-    job = submission.clone(house.context, operator, parent.id, changes)
+    job = submission.clone(house.context, operator, parent.id, changes)[0]
     assert job.labels == {"a": "1", "c": "3"}
     assert (job.spec["keep"], job.spec["predict"]["probabilities"], job.name) == ("all", True, "churn")
     assert job.spec["input"] == parent.spec["input"]
@@ -387,7 +388,7 @@ def test_a_clone_has_the_words_of_its_parent_but_for_the_changes(
 def test_a_clone_takes_the_model_that_its_alias_names_now(house: House, operator: Principal, parent: Job) -> None:
     house.model("churn", alias="champion")
     pins = [
-        submission.clone(house.context, operator, parent.id, changes).model for changes in ({}, {"model": "churn@1"})
+        submission.clone(house.context, operator, parent.id, changes)[0].model for changes in ({}, {"model": "churn@1"})
     ]
     assert [pin.version for pin in pins if pin] == [2, 1]
 
@@ -403,16 +404,34 @@ def test_a_clone_reads_what_its_parent_read_and_nothing_else(house: House, opera
     outside = house.folder / "outside.parquet"
     outside.write_bytes(b"PAR1")
     parent = house.submit(input={"path": [str(outside)]})
-    assert submission.clone(house.context, operator, parent.id, {}).spec["input"]["path"] == [str(outside)]
+    assert submission.clone(house.context, operator, parent.id, {})[0].spec["input"]["path"] == [str(outside)]
     with pytest.raises(NotAllowed):
         submission.clone(house.context, operator, parent.id, {"input": {"path": [str(outside.parent / "x")]}})
 
 
 def test_an_operators_copy_of_an_urgent_job_waits_like_others(house: House, operator: Principal) -> None:
     urgent = house.finish(house.submit(priority=9), rejected=1)
-    assert submission.clone(house.context, operator, urgent.id, {}).priority == 0
-    assert submission.retry(house.context, operator, urgent.id).priority == 0
-    assert submission.clone(house.context, house.here, urgent.id, {}).priority == 9
+    assert submission.clone(house.context, operator, urgent.id, {})[0].priority == 0
+    assert submission.retry(house.context, operator, urgent.id)[0].priority == 0
+    assert submission.clone(house.context, house.here, urgent.id, {})[0].priority == 9
+
+
+def test_the_same_key_gives_the_same_copy(house: House, operator: Principal, parent: Job) -> None:
+    """Also where the alias names another model by now; another request under the key is refused."""
+    again = {"context": house.context, "who": operator, "job_id": parent.id}
+    first, is_new = submission.retry(**again, idempotency_key="r")
+    assert (submission.retry(**again, idempotency_key="r"), is_new) == ((first, False), True)
+    copy, is_new = submission.clone(**again, changes={"name": "x"}, idempotency_key="c")
+    house.model("churn", alias="champion")
+    assert (submission.clone(**again, changes={"name": "x"}, idempotency_key="c"), is_new) == ((copy, False), True)
+    with pytest.raises(KeyReused):
+        submission.clone(**again, changes={"name": "y"}, idempotency_key="c")
+    with pytest.raises(KeyReused):
+        submission.retry(**again, output=OutputSpec(path=str(house.folder / "data" / "out")), idempotency_key="r")
+    words = JobSpec.model_validate(submission.asked_spec(house.context, copy))
+    with pytest.raises(KeyReused):
+        submission.submit(house.context, operator, words, idempotency_key="c")
+    assert all_jobs(house) == [copy.id, first.id, parent.id]
 
 
 def test_jobs_of_other_tenants_are_not_copied(house: House, parent: Job) -> None:

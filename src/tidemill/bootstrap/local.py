@@ -87,10 +87,10 @@ class LocalBackend:
         return self._status(control.resume(self._context, self._who, job))
 
     def jobs_retry(self, job: str) -> JobStatus:
-        return self._status(submission.retry(self._context, self._who, job))
+        return self._status(submission.retry(self._context, self._who, job)[0])
 
     def jobs_clone(self, job: str, changes: Mapping[str, Any]) -> JobStatus:
-        return self._status(submission.clone(self._context, self._who, job, changes))
+        return self._status(submission.clone(self._context, self._who, job, changes)[0])
 
     def jobs_wait(self, job: str, *, timeout_seconds: float | None = None, tell: Tell | None = None) -> JobStatus:
         end = None if timeout_seconds is None else time.monotonic() + timeout_seconds

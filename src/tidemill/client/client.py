@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
@@ -14,7 +13,7 @@ import httpx2
 from pydantic import ValidationError
 
 from tidemill.client import inputs, uploads
-from tidemill.client.connection import IDEMPOTENCY_KEY, Call, Connection
+from tidemill.client.connection import Call, Connection, once
 from tidemill.client.jobs import Job
 from tidemill.client.keys import Keys
 from tidemill.client.models import Models
@@ -102,7 +101,7 @@ class Client:
             method="POST",
             path="/jobs",
             body=sent.model_dump(mode="json", exclude_unset=True),
-            headers={IDEMPOTENCY_KEY: idempotency_key or f"auto-{uuid.uuid4().hex}"},
+            headers=once(idempotency_key),
         )
         return Job(self._connection, self._connection.ask(JobStatus, call))
 

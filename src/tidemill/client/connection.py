@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -54,6 +55,11 @@ class Call:
     @property
     def repeatable(self) -> bool:
         return self.method in SAFE or IDEMPOTENCY_KEY in self.headers
+
+
+def once(key: str | None = None) -> dict[str, str]:
+    """Headers of a request that makes one thing however often it is sent: by this key or one of its own."""
+    return {IDEMPOTENCY_KEY: key or f"auto-{uuid.uuid4().hex}"}
 
 
 class Connection:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from tidemill.client import downloads
-from tidemill.client.connection import Call, Connection
+from tidemill.client.connection import Call, Connection, once
 from tidemill.client.downloads import Fetched
 from tidemill.client.events import LOST_TRIES, QUIET_SECONDS, EventStream
 from tidemill.client.progress import Progress
@@ -158,7 +158,7 @@ class Job:
         return self._new("clone", CloneRequest(changes=changes))
 
     def _new(self, verb: str, body: CloneRequest | None = None) -> Job:
-        call = Call(method="POST", path=self._path(verb), body=body)
+        call = Call(method="POST", path=self._path(verb), body=body, headers=once())
         return Job(self._connection, self._connection.ask(JobStatus, call))
 
     def logs(self, lines: int = 200) -> LogLines:

@@ -57,8 +57,18 @@ def submit(context: Context, who: Principal, spec: JobSpec, *, idempotency_key: 
     return _submit(context, _Request(context=context, who=who, spec=spec), idempotency_key)
 
 
-def retry(context: Context, who: Principal, job_id: str, *, output: OutputSpec | None = None) -> Job:
-    """A new job over the rows that a finished one rejected, with the same model. Raises WrongState."""
+def retry(
+    context: Context,
+    who: Principal,
+    job_id: str,
+    *,
+    output: OutputSpec | None = None,
+    idempotency_key: str | None = None,
+) -> tuple[Job, bool]:
+    """A job over the rows that a finished one rejected, with the same model; (job, whether it is new).
+
+    Raises WrongState, and as `submit` does.
+    """
     parent = control.get(context, who, job_id)
     if parent.state is not JobState.SUCCEEDED_WITH_REJECTIONS:
         raise WrongState(
@@ -73,14 +83,22 @@ def retry(context: Context, who: Principal, job_id: str, *, output: OutputSpec |
             "priority": spec.priority if who.may(Action.PRIORITISE) else min(spec.priority, 0),
         }
     )
-    return _submit(context, _Request(context=context, who=who, spec=derived, parent=parent, pin=parent.model))[0]
+    request = _Request(context=context, who=who, spec=derived, parent=parent, pin=parent.model)
+    return _submit(context, request, idempotency_key)
 
 
-def clone(context: Context, who: Principal, job_id: str, changes: Mapping[str, Any]) -> Job:
-    """A new job by the words of another, with changes merged into them; null removes a word.
+def clone(
+    context: Context,
+    who: Principal,
+    job_id: str,
+    changes: Mapping[str, Any],
+    *,
+    idempotency_key: str | None = None,
+) -> tuple[Job, bool]:
+    """A job by the words of another, with changes merged into them; null removes a word.
 
-    The model is looked up anew by the words that asked for it, and without a change of the output the
-    copy's result is managed. Raises as `submit` does.
+    (job, whether it is new). The model is looked up anew by the words that asked for it, and without a change of
+    the output the copy's result is managed. Raises as `submit` does.
     """
     parent = control.get(context, who, job_id)
     spec = {**asked_spec(context, parent), "output": None}
@@ -90,7 +108,7 @@ def clone(context: Context, who: Principal, job_id: str, changes: Mapping[str, A
         merged = JobSpec.model_validate(merge(spec, changes))
     except ValidationError as exc:
         raise invalid_words(exc) from exc
-    return _submit(context, _Request(context=context, who=who, spec=merged, parent=parent))[0]
+    return _submit(context, _Request(context=context, who=who, spec=merged, parent=parent), idempotency_key)
 
 
 def asked_spec(context: Context, job: Job) -> dict[str, Any]:
@@ -147,7 +165,7 @@ class _Request:
 
 
 def _submit(context: Context, request: _Request, idempotency_key: str | None = None) -> tuple[Job, bool]:
-    promise = _promise(request.spec, idempotency_key)
+    promise = _promise(request, idempotency_key)
     try:
         job = _new_job(request)
     except StoreUnusable:
@@ -159,10 +177,13 @@ def _submit(context: Context, request: _Request, idempotency_key: str | None = N
     return context.store.jobs.submit(job, promise)
 
 
-def _promise(spec: JobSpec, key: str | None) -> Idempotency | None:
+def _promise(request: _Request, key: str | None) -> Idempotency | None:
     if key is None:
         return None
-    said = json.dumps(spec.model_dump(mode="json"), sort_keys=True)
+    words_ = request.spec.model_dump(mode="json")
+    if request.parent is not None:
+        words_["parent"] = request.parent.id  # A copy is another job than one that is submitted in the same words.
+    said = json.dumps(words_, sort_keys=True)
     return Idempotency(key=key, request_digest=hashlib.sha256(said.encode()).hexdigest())
 
 

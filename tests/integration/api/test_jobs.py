@@ -6,6 +6,7 @@ import threading
 import time
 from typing import Any
 
+import pytest
 from starlette.testclient import TestClient
 
 from tests.integration.api.house import House, client_of
@@ -45,6 +46,19 @@ def test_one_key_makes_one_job(house: House, client: TestClient) -> None:
     other = client.post(JOBS, json=body(house, name="other"), headers=headers)
     assert (other.status_code, other.json()["code"]) == (409, "idempotency_key_reused")
     assert len(client.get(JOBS).json()["items"]) == 1
+
+
+@pytest.mark.parametrize("verb", ["retry", "clone"])
+def test_one_key_makes_one_copy(house: House, client: TestClient, verb: str) -> None:
+    parent = house.finish(house.submit(), rejected=1)
+    headers = {"Idempotency-Key": "once"}
+    first, again = (client.post(f"{JOBS}/{parent.id}/{verb}", headers=headers) for _ in range(2))
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert first.json()["id"] == again.json()["id"]
+    assert first.json()["parent_id"] == parent.id
+    other = client.post(f"{JOBS}/{house.finish(house.submit(), rejected=1).id}/{verb}", headers=headers)
+    assert (other.status_code, other.json()["code"]) == (409, "idempotency_key_reused")
+    assert len(client.get(JOBS).json()["items"]) == 3
 
 
 def test_pages_hold_every_job_once(house: House, client: TestClient) -> None:

@@ -51,7 +51,7 @@ IdempotencyKey = Annotated[
     str | None,
     Header(
         pattern=r"^[!-~]{1,200}$",
-        description="The same key with the same job makes one job; with another it is refused.",
+        description="The same key with the same request makes one job; with another it is refused.",
     ),
 ]
 
@@ -142,21 +142,33 @@ def resume_job(context: Here, who: Who, job_id: JobId) -> JobStatus:
 @router.post("/{job_id}/retry", status_code=202, responses={**CREATED, **problems(404, 409)})
 @needs(Action.RUN_JOBS)
 def retry_job(
-    response: Response, context: Here, who: Who, job_id: JobId, request: RetryRequest | None = None
+    response: Response,
+    context: Here,
+    who: Who,
+    job_id: JobId,
+    request: RetryRequest | None = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> JobStatus:
     """A new job over the rows that a finished one rejected."""
     output = request.output if request is not None else None
-    return _created(response, context, submission.retry(context, who, job_id, output=output))
+    job, is_new = submission.retry(context, who, job_id, output=output, idempotency_key=idempotency_key)
+    return _created(response, context, job, is_new=is_new)
 
 
 @router.post("/{job_id}/clone", status_code=202, responses={**CREATED, **problems(404, 409)})
 @needs(Action.RUN_JOBS)
 def clone_job(
-    response: Response, context: Here, who: Who, job_id: JobId, request: CloneRequest | None = None
+    response: Response,
+    context: Here,
+    who: Who,
+    job_id: JobId,
+    request: CloneRequest | None = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> JobStatus:
     """A new job like this one, with changes. Without an `output` among them the service keeps the result."""
     changes = request.changes if request is not None else {}
-    return _created(response, context, submission.clone(context, who, job_id, changes))
+    job, is_new = submission.clone(context, who, job_id, changes, idempotency_key=idempotency_key)
+    return _created(response, context, job, is_new=is_new)
 
 
 @router.get("/{job_id}/logs", responses=problems(404))
@@ -171,7 +183,7 @@ def get_job_logs(
     return joblog.tail(context, who, job_id, lines)
 
 
-def _created(response: Response, context: Context, job: Job, *, is_new: bool = True) -> JobStatus:
+def _created(response: Response, context: Context, job: Job, *, is_new: bool) -> JobStatus:
     response.headers["Location"] = f"{PREFIX}/jobs/{job.id}"
     return status.accepted(context, job) if is_new else status.status(context, job)
 

@@ -35,7 +35,7 @@ BUTTONS = (
         label="Score rejected rows again",
         question="A new job scores only the rows that this one rejected. This result stays as it is.",
         states=frozenset({_S.SUCCEEDED_WITH_REJECTIONS}),
-        do=submission.retry,
+        do=lambda context, who, job_id: submission.retry(context, who, job_id)[0],
     ),
     Button(
         name="resume",
