@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -34,15 +35,23 @@ ROOT_ROUTERS = (service.root,)
 """What is not versioned: probes and figures."""
 
 
-def create_app(context: Context, *, max_body_bytes: int = 1 << 20, metrics: Metrics | None = None) -> FastAPI:
-    """The app for one wired service. Raises TypeError if a route does not say who may call it."""
+def create_app(
+    context: Context,
+    *,
+    max_body_bytes: int = 1 << 20,
+    metrics: Metrics | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> FastAPI:
+    """The app for one wired service; `clock` measures the rates of requests, in seconds.
+
+    Raises TypeError if a route does not say who may call it.
+    """
     app = described_app()
     app.state.context = context
     app.state.metrics = metrics
     app.state.pulse = Pulse(context.store)
-    app.state.access = Access(
-        context, Bounds(max_body_bytes=max_body_bytes, requests_per_minute=context.policy.requests_per_minute)
-    )
+    bounds = Bounds(max_body_bytes=max_body_bytes, requests_per_minute=context.policy.requests_per_minute)
+    app.state.access = Access(context, bounds, clock=clock)
     ui.mount(app, context, app.state.access.authenticate)
     return app
 

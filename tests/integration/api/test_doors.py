@@ -261,18 +261,21 @@ def test_other_sites_pages_change_nothing(house: House, client: TestClient) -> N
 def test_a_key_has_a_rate(house: House) -> None:
     _, slow = house.key(Role.VIEWER, requests_per_minute=12)
     _, other = house.key(Role.VIEWER)
-    with client_of(house, key=slow) as client:
+    now = 0.0
+    with client_of(house, key=slow, clock=lambda: now) as client:
         answers = [client.get("/api/v1/service") for _ in range(4)]
         assert [answer.status_code for answer in answers] == [200, 200, 429, 429]
         assert answers[-1].json()["code"] == "too_many_requests"
         assert int(answers[-1].headers["Retry-After"]) >= 1
         assert client.get("/api/v1/service", headers={"Authorization": f"Bearer {other}"}).status_code == 200
+        now = 5.0
+        assert [client.get("/api/v1/service").status_code for _ in range(2)] == [200, 429]
 
 
 def test_guessing_keys_has_a_rate(tmp_path: Path) -> None:
     with opened_house(tmp_path, requests_per_minute=12) as house:
         _, key = house.key(requests_per_minute=600)
-        with client_of(house) as client:
+        with client_of(house, clock=lambda: 0.0) as client:
             guesses = [client.get("/api/v1/jobs", headers={"X-API-Key": f"guess {n}"}) for n in range(4)]
             assert [answer.status_code for answer in guesses] == [401, 401, 429, 429]
             assert client.get("/api/v1/jobs", headers={"X-API-Key": key}).status_code == 200

@@ -23,6 +23,7 @@ from tidemill.testing.store import new_plan, new_receipt
 from tidemill.wire.api import JobEventOut, JobProgressOut
 
 MOST_SECONDS = 20.0
+MANY_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -137,18 +138,23 @@ def test_waiting_streams_hold_no_threads(house: House, url: str) -> None:
     """More of them than the server has threads, and others are still answered; one watch serves all."""
     jobs = [house.submit() for _ in range(3)]
 
-    async def read(client: httpx2.AsyncClient, job: Job) -> str:
+    async def read(client: httpx2.AsyncClient, job: Job, began: asyncio.Event) -> str:
         last = ""
         async with client.stream("GET", f"/api/v1/jobs/{job.id}/events") as answer:
             async for line in answer.aiter_lines():
-                last = line if line.startswith("data: ") else last
+                if line.startswith("data: "):
+                    last = line
+                    began.set()
         return last
 
     async def all_of_them() -> list[str]:
         limits = httpx2.Limits(max_connections=100)
-        async with httpx2.AsyncClient(base_url=url, timeout=MOST_SECONDS, limits=limits) as client:
-            streams = [asyncio.create_task(read(client, job)) for job in jobs * 20]
-            await asyncio.sleep(0.5)
+        async with httpx2.AsyncClient(base_url=url, timeout=MANY_SECONDS, limits=limits) as client:
+            begun = [asyncio.Event() for _ in jobs * 20]
+            streams = [
+                asyncio.create_task(read(client, job, began)) for job, began in zip(jobs * 20, begun, strict=True)
+            ]
+            await asyncio.wait_for(asyncio.gather(*(began.wait() for began in begun)), MANY_SECONDS)
             assert (await client.get("/api/v1/service")).status_code == 200
             assert [thread.name for thread in threading.enumerate()].count("tidemill-pulse") == 1
             for job in jobs:

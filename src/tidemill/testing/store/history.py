@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from tidemill.domain.errors import NotFound
+from tidemill.domain.ids import new_id
 from tidemill.domain.job import ENDED, LEASED, Idempotency, Job, JobState, Want
 from tidemill.ports.store import Store
 from tidemill.testing.store.factories import new_job, new_pin, new_receipt
@@ -81,14 +82,13 @@ class HistorySuite(StoreSuite):
         assert store.history.oldest_queued_seconds() == 0.0
         store.jobs.submit(new_job("job_foreground", foreground=True))
         assert store.history.oldest_queued_seconds() == 0.0
-        store.jobs.submit(new_job("job_a"))
+        first, _ = store.jobs.submit(new_job("job_a"))
         time.sleep(0.2)
-        store.jobs.submit(new_job("job_b"))
-        waited = store.history.oldest_queued_seconds()
-        assert 0.2 <= waited < 60
+        second, _ = store.jobs.submit(new_job("job_b"))
+        assert _waits_since(store, first.created_at)
         for want in (Want.PAUSE, Want.RUN):
             store.jobs.wish("job_a", want)
-        assert store.history.oldest_queued_seconds() < waited
+        assert _waits_since(store, second.created_at)
         for job_id in ("job_a", "job_b"):
             store.jobs.wish(job_id, Want.CANCEL)
         assert store.history.oldest_queued_seconds() == 0.0
@@ -161,6 +161,16 @@ class HistorySuite(StoreSuite):
         store.jobs.wish("job_a", Want.CANCEL)
         assert store.history.forget_if_ended("job_a")
         assert store.jobs.submit(new_job("job_b"), Idempotency(key="k1", request_digest="b" * 64))[1]
+
+
+def _waits_since(store: Store, moment: datetime) -> bool:
+    """Whether the oldest queued job waits since then, by the store's own clock."""
+    before, waited, after = _now(store), timedelta(seconds=store.history.oldest_queued_seconds()), _now(store)
+    return before - moment <= waited <= after - moment
+
+
+def _now(store: Store) -> datetime:
+    return store.jobs.submit(new_job(new_id("job"), foreground=True))[0].created_at
 
 
 def _apart() -> None:
