@@ -8,9 +8,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
 
 import typer
+from pydantic import SecretStr
 
 from tidemill.cli.main import app
 from tidemill.config import Settings
@@ -19,6 +21,8 @@ from tidemill.wire.spec import JobSpec
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 NOTE = "<!-- Made by `make reference` from {source}; change it there. -->"
+
+_KINDS = {str: "text", SecretStr: "secret text", NoneType: "none"}
 
 CLASSES = {
     errors.TidemillError: "Everything below is one of these, so one `except` catches all.",
@@ -120,9 +124,17 @@ def settings_page() -> str:
     for name, field in Settings.model_fields.items():
         variable = f"{Settings.model_config['env_prefix']}{name.upper()}"
         default = "of this machine" if field.default_factory else f"`{field.default}`"
-        kind = getattr(field.annotation, "__name__", str(field.annotation)).lower()
-        lines.append(f"| `{name}` | `{variable}` | {kind} | {default} | {field.description} |")
+        lines.append(f"| `{name}` | `{variable}` | {_kind(field.annotation)} | {default} | {field.description} |")
     return "\n".join(lines) + "\n"
+
+
+def _kind(annotation: Any) -> str:
+    """A type for people: "list of path or none"."""
+    if isinstance(annotation, UnionType):
+        return " or ".join(_kind(each) for each in get_args(annotation))
+    if get_origin(annotation) is list:
+        return f"list of {_kind(get_args(annotation)[0])}"
+    return _KINDS.get(annotation) or str(annotation.__name__).lower()
 
 
 def commands_page() -> str:

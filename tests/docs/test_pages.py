@@ -61,6 +61,14 @@ def test_every_setting_stands_in_the_reference_with_its_meaning(name: str) -> No
     )
 
 
+def test_tables_of_the_reference_are_whole() -> None:
+    """A bar within a cell ends it."""
+    for page in (DOCS / "reference").glob("*.md"):
+        for table in re.findall(r"(?:^\|.*\n)+", page.read_text(encoding="utf-8"), re.MULTILINE):
+            rows = table.splitlines()
+            assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {rows[0].count("|")}, (page.name, table)
+
+
 @pytest.mark.parametrize("word", [" ".join(word.split()) for word in WORDS.split(",")])
 def test_glossary_explains_the_words_of_the_product(word: str) -> None:
     assert word in entries()

@@ -32,6 +32,13 @@ def test_every_command_of_the_table_is_there_and_helps(name: str) -> None:
         assert each.help and each.help[0].isupper(), each.name
 
 
+def test_a_word_that_an_option_does_not_take_is_told_without_the_librarys_words() -> None:
+    told = CliRunner().invoke(app, ["jobs", "list", "--state", "done"])
+    assert told.exit_code == 2
+    said = " ".join(told.output.split())
+    assert "Invalid value for '--state': 'done' is not one of 'queued'," in said
+
+
 def test_a_command_imports_only_what_it_needs() -> None:
     code = (
         "import sys, typer; from tidemill.cli.main import app; commands = typer.main.get_command(app).commands\n"

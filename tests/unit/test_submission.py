@@ -232,16 +232,18 @@ def test_a_key_reads_nothing_outside_the_data_roots(house: House, operator: Prin
 def test_a_key_loads_no_model_from_outside(house: House, operator: Principal, escapes: dict[str, str]) -> None:
     asked = Asked()
     for way in ("plain", "dots", "folder link", "file link"):
-        with pytest.raises(NotAllowed, match="cannot name the model"):
+        with pytest.raises(NotAllowed, match="cannot name the model") as refused:
             submission.submit(asking(house.context, asked), operator, house.spec(escapes[way]))
+        assert "tidemill models add" in str(refused.value.remedy)
     assert asked.requests == []
 
 
 def test_a_key_writes_nothing_outside(house: House, operator: Principal, escapes: dict[str, str]) -> None:
     root = house.folder / "data"
     for place in (str(house.folder / "out"), f"{root}/link/out", f"{root}/dangling/out", f"{root}/../out"):
-        with pytest.raises(NotAllowed, match="cannot name the output"):
+        with pytest.raises(NotAllowed, match="cannot name the output") as refused:
             house.submit(operator, output={"path": place})
+        assert "Leave the output out" in str(refused.value.remedy)
     with pytest.raises(InvalidSpec, match="no absolute path"):
         house.submit(operator, output={"path": "out"})
     assert house.submit(operator, output={"path": str(root / "out")}).output == str(root / "out")

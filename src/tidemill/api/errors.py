@@ -84,6 +84,15 @@ _HTTP: Mapping[int, tuple[str, str]] = MappingProxyType(
 """(code, remedy) of refusals that come from HTTP itself and from no use case."""
 
 
+_THINGS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "path.job_id": ("job", "`tidemill jobs list` shows what is there."),
+        "path.key_id": ("key", "`tidemill keys list` shows them."),
+    }
+)
+"""Words of a path that name what is there: a word of another form names nothing."""
+
+
 class BodyTooLarge(HTTPException):
     """The body passed its bound; raised while it is read, so it must be an HTTP error to pass FastAPI."""
 
@@ -169,6 +178,11 @@ def _invalid(request: Request, exc: Exception) -> Response:
     seen: dict[str, str] = {}
     for fault in exc.errors():
         seen.setdefault(place_of(fault["loc"]), fault["msg"].removeprefix("Value error, "))
+    for fault in exc.errors():
+        where = place_of(fault["loc"])
+        if where in _THINGS:
+            thing, remedy = _THINGS[where]
+            return problem(errors.NotFound(f"There is no {thing} {str(fault['input'])[:100]!r}.", remedy=remedy))
     faults = [{"where": where, "message": message} for where, message in list(seen.items())[:20]]
     listed = "; ".join(f"{fault['where']}: {fault['message']}" for fault in faults[:3])
     return _answer(

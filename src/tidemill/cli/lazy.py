@@ -14,6 +14,8 @@ from typer.core import TyperGroup
 from typer.main import get_command_from_info, get_group
 from typer.models import CommandInfo
 
+_LIBRARY_WORDS = "Value error, "
+
 
 class LazyCommands(MutableMapping[str, Any]):
     """Commands by name; `table` says where each is: "module:function" or "module:app"."""
@@ -57,6 +59,14 @@ class LazyGroup(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         """In the order of the table; imports nothing."""
         return list(self.commands)
+
+    def invoke(self, ctx: Any) -> Any:
+        """A refused option is told of without the words of the library that checked it."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as exc:
+            exc.message = exc.message.removeprefix(_LIBRARY_WORDS)
+            raise
 
 
 def _command(name: str, target: Any) -> Any:

@@ -365,6 +365,14 @@ def _input_path(request: _Request, path: str) -> str:
     return path
 
 
+_INSTEAD = {
+    "input": "Send the data",
+    "output": "Leave the output out and download the result",
+    "model": "Add the model with `tidemill models add NAME PATH` and submit it as NAME@VERSION",
+}
+"""What a key may do instead of naming a place on the service's machine."""
+
+
 def _check_place(context: Context, who: Principal, path: str, what: str) -> None:
     """Whether somebody with a key may name this place; symbolic links are followed first."""
     if not os.path.isabs(path):
@@ -386,8 +394,7 @@ def _check_place(context: Context, who: Principal, path: str, what: str) -> None
     if not any(real.is_relative_to(root) for root in context.policy.data_roots or ()):
         raise NotAllowed(
             f"An API key cannot name the {what} {path} on the service's machine.",
-            remedy="Send the data and leave out the output, or ask the operator to name the folder in the setting"
-            " data_roots.",
+            remedy=f"{_INSTEAD[what]}, or ask the operator to name the folder in the setting data_roots.",
         )
 
 

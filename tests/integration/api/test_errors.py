@@ -36,6 +36,23 @@ def test_nothing_there(client: TestClient) -> None:
     told(client.get("/api/v1/jobs/"), 404, "not_found")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "detail", "remedy"),
+    [
+        ("GET", f"{JOBS}/nope", "There is no job 'nope'.", "tidemill jobs list"),
+        ("GET", f"{JOBS}/No%20job/events", "There is no job 'No job'.", "tidemill jobs list"),
+        ("POST", f"{JOBS}/{'x' * 500}/cancel", f"There is no job '{'x' * 100}'.", "tidemill jobs list"),
+        ("POST", "/api/v1/keys/nope/revoke", "There is no key 'nope'.", "tidemill keys list"),
+    ],
+)
+def test_a_word_that_can_name_nothing_names_nothing(
+    client: TestClient, method: str, path: str, detail: str, remedy: str
+) -> None:
+    problem = told(client.request(method, path), 404, "not_found")
+    assert problem["detail"] == detail
+    assert remedy in problem["remedy"]
+
+
 def test_a_method_that_a_path_does_not_take(client: TestClient) -> None:
     answer = client.delete(JOBS)
     assert told(answer, 405, "method_not_allowed")["detail"] == f"{JOBS} does not take DELETE."
