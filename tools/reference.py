@@ -168,10 +168,10 @@ def _commands(command: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str,
 
 
 def _usage(command: Any) -> list[str]:
-    text, _, examples = dedent(command.help or "").strip().partition("\n\n  tidemill")
+    text, *examples = re.split(r"\n\n *(?=tidemill )", dedent(command.help or "").strip(), maxsplit=1)
     lines = [re.sub(r"\[/?[a-z]?\]", "`", text), ""]
     if examples:
-        lines += ["```text", *(line.strip() for line in f"tidemill{examples}".splitlines()), "```", ""]
+        lines += ["```text", *(line.strip() for line in examples[0].splitlines()), "```", ""]
     lines += ["| | |", "|---|---|"]
     for parameter in command.params:
         names = parameter.opts if parameter.param_type_name == "option" else [parameter.name.upper()]

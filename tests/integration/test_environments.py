@@ -99,7 +99,7 @@ def planned(executor: LocalExecutor, folder: Path, model: Path, python: str | No
     }
     found = executor.call(f"{TASKS}:identify", {"path": str(model)}, python=python)
     request = {"spec": spec, "staging": str(folder / "staging"), "model": found}
-    plan = PlanSummary.from_json(executor.call(f"{TASKS}:plan", request, python=python))
+    plan = PlanSummary.from_json(executor.call(f"{TASKS}:plan", request, python=python)["plan"])
     job = {"staging": str(folder / "staging"), "plan_digest": plan.digest, "model": found, "threads": 1}
     return ScorerSpec(entry="tidemill.bootstrap.scorer:main", job={**job, "max_rejected": 0}, python=python), plan
 

@@ -65,7 +65,7 @@ class Mill:
         }
         found = {**self.executor.call(f"{TASKS}:identify", {"path": str(model)}), "trusted": True}
         request = {"spec": {**words, "features": ["a"], **spec}, "staging": str(place / "staging"), "model": found}
-        plan = PlanSummary.from_json(self.executor.call(f"{TASKS}:plan", request))
+        plan = PlanSummary.from_json(self.executor.call(f"{TASKS}:plan", request)["plan"])
         job = {
             "staging": str(place / "staging"),
             "plan_digest": plan.digest,

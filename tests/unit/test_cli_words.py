@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 import subprocess
 import sys
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +22,8 @@ from tidemill.cli.main import COMMANDS, app
 from tidemill.cli.remote import RemoteBackend
 from tidemill.cli.words import takes_spec
 from tidemill.domain.errors import InvalidSpec
+from tidemill.stores.sql.store import open_store
+from tidemill.testing.store import new_job, new_pin
 from tidemill.wire.spec import JobSpec
 
 
@@ -30,6 +35,22 @@ def test_every_command_of_the_table_is_there_and_helps(name: str) -> None:
     assert (below is None) == (command.callback is not None and not COMMANDS[name].endswith(":app"))
     for each in (below or {name: command}).values():
         assert each.help and each.help[0].isupper(), each.name
+
+
+def test_usage_here_is_a_table_or_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path))
+    monkeypatch.setenv("TIDEMILL_RATE_JOB", "2.5")
+    with closing(open_store(tmp_path)) as store:
+        store.jobs.submit(new_job("job_a", model=new_pin("churn"), owner="key_1"))
+    for by, name in (("model", "churn"), ("key", "key_1")):
+        told = CliRunner().invoke(app, ["usage", "--by", by])
+        assert (told.exit_code, name in told.output, "2.5000 USD" in told.output) == (0, True, True), told.output
+    told = CliRunner().invoke(app, ["usage", "--json", "--since", "2026-01-01"])
+    (item,) = json.loads(told.output)["items"]
+    assert (item["of"], item["jobs"], item["usage"]["cost"]["amount"]) == ("churn", 1, 2.5)
+    told = CliRunner().invoke(app, ["usage", "--json", "--since", "2999-01-01"])
+    assert json.loads(told.output)["items"] == []
+    assert isinstance(CliRunner().invoke(app, ["usage", "--since", "yesterday"]).exception, InvalidSpec)
 
 
 def test_a_word_that_an_option_does_not_take_is_told_without_the_librarys_words() -> None:

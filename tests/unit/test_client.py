@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,15 @@ def test_a_copy_is_asked_for_again_with_the_same_key(client: tidemill.Client, fa
     assert len(keys) == 3 and len(set(keys)) == 1 and keys[0].startswith("auto-")
     getattr(job, verb)()
     assert fake.of("POST", path)[-1].headers["idempotency-key"] != keys[0], "asked twice, wanted twice"
+
+
+def test_usage_is_asked_for_by_key_and_moment(client: tidemill.Client, fake: Fake) -> None:
+    fake.on("GET", "/usage", {"items": [{"of": "key_1", "jobs": 2, "predicted": 7, "rejected": 1,
+                                         "usage": status()["usage"]}], "truncated": False})  # fmt: skip
+    told = client.usage("key", since=datetime(2026, 11, 1, tzinfo=timezone(timedelta(hours=2))))
+    assert [(each.of, each.jobs, each.usage.cost) for each in told.items] == [("key_1", 2, None)]
+    query = dict(fake.asked[-1].query_params)
+    assert query == {"by": "key", "since": "2026-11-01T00:00:00+02:00", "limit": "100"}
 
 
 # -- uploads

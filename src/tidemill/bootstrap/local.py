@@ -7,11 +7,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from tidemill.bootstrap.wiring import opened
 from tidemill.domain.access import Principal
+from tidemill.domain.cost import UsageBy
 from tidemill.domain.errors import InvalidSpec, OutputExists, StillRunning
 from tidemill.domain.job import Job, JobFilter, JobState
 from tidemill.domain.model import Environment, split_reference
@@ -32,6 +34,7 @@ from tidemill.wire.api import (
     ResultInfo,
     Rows,
     ServiceInfo,
+    UsageList,
 )
 from tidemill.wire.spec import JobSpec
 
@@ -194,6 +197,9 @@ class LocalBackend:
 
     def service_info(self) -> ServiceInfo:
         return overview.info(self._context, self._who)
+
+    def usage(self, by: UsageBy, *, since: datetime | None, limit: int) -> UsageList:
+        return overview.usage(self._context, self._who, by, since=since, limit=limit)
 
 
 def absolute(spec: JobSpec) -> JobSpec:

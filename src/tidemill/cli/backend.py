@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Protocol, cast
@@ -11,6 +12,7 @@ from typing import Annotated, Any, Protocol, cast
 import typer
 
 from tidemill.config import Settings
+from tidemill.domain.cost import UsageBy
 from tidemill.domain.job import JobFilter
 from tidemill.wire.api import (
     AddKey,
@@ -26,6 +28,7 @@ from tidemill.wire.api import (
     ResultInfo,
     Rows,
     ServiceInfo,
+    UsageList,
 )
 from tidemill.wire.spec import JobSpec
 
@@ -131,6 +134,9 @@ class Backend(Protocol):
         """Newest first."""
 
     def service_info(self) -> ServiceInfo: ...
+
+    def usage(self, by: UsageBy, *, since: datetime | None, limit: int) -> UsageList:
+        """What jobs used, by model or key; most CPU time first."""
 
 
 def _or_of_root(ctx: typer.Context, value: str | None) -> str | None:

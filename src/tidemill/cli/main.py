@@ -20,6 +20,7 @@ COMMANDS = {
     "submit": f"{_FOLDER}.submit:submit",
     "jobs": f"{_FOLDER}.jobs:app",
     "results": f"{_FOLDER}.results:app",
+    "usage": f"{_FOLDER}.usage:usage",
     "models": f"{_FOLDER}.models:app",
     "compare": f"{_FOLDER}.compare:compare",
     "verify": f"{_FOLDER}.verify:verify",

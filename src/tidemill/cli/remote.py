@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tidemill.cli.backend import Moved, Tell
 from tidemill.client.client import Client
+from tidemill.domain.cost import UsageBy
 from tidemill.domain.job import JobFilter
 from tidemill.wire.api import (
     AddKey,
@@ -25,6 +27,7 @@ from tidemill.wire.api import (
     ResultInfo,
     Rows,
     ServiceInfo,
+    UsageList,
 )
 from tidemill.wire.spec import JobSpec
 
@@ -148,6 +151,9 @@ class RemoteBackend:
 
     def service_info(self) -> ServiceInfo:
         return self._client.service_info()
+
+    def usage(self, by: UsageBy, *, since: datetime | None, limit: int) -> UsageList:
+        return self._client.usage(by, since=since, limit=limit)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from os import PathLike, fspath
 from pathlib import Path
 from types import TracebackType
@@ -20,9 +21,21 @@ from tidemill.client.models import Models
 from tidemill.client.progress import Progress
 from tidemill.client.uploads import Moved
 from tidemill.config import Settings
+from tidemill.domain.cost import UsageBy
 from tidemill.domain.errors import InvalidSpec
 from tidemill.domain.model import split_reference
-from tidemill.wire.api import AuditOut, AuditPage, Health, JobPage, JobStatus, JobSummary, ServiceInfo, State, UploadOut
+from tidemill.wire.api import (
+    AuditOut,
+    AuditPage,
+    Health,
+    JobPage,
+    JobStatus,
+    JobSummary,
+    ServiceInfo,
+    State,
+    UploadOut,
+    UsageList,
+)
 from tidemill.wire.spec import JobSpec, invalid_words
 
 Words = str | PathLike[str]
@@ -175,6 +188,11 @@ class Client:
     def service_info(self) -> ServiceInfo:
         """Jobs by state, live workers, and who the service takes you for."""
         return self._connection.ask(ServiceInfo, Call(method="GET", path="/service"))
+
+    def usage(self, by: UsageBy = "model", *, since: datetime | None = None, limit: int = 100) -> UsageList:
+        """What jobs used that were submitted since then (with a time zone), summed by model or key; and its cost."""
+        query = {"by": by, "since": None if since is None else since.isoformat(), "limit": limit}
+        return self._connection.ask(UsageList, Call(method="GET", path="/usage", query=query))
 
     def health(self) -> Health:
         """Whether it and its store answer; needs no key."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
+
+from tidemill.domain.receipt import Usage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,11 +19,27 @@ class RateCard:
     per_gb_written: float = 0.0
     per_job: float = 0.0
 
-    def cost(self, usage: Mapping[str, float]) -> float:
-        """The price of a job with this `domain.receipt.Usage` as JSON: a sum of quantity times price."""
+    def cost(self, usage: Usage, jobs: int = 1) -> float:
+        """The price of so many jobs that used this together: a sum of quantity times price."""
         return (
-            self.per_job
-            + usage["cpu_seconds"] / 3600 * self.per_cpu_hour
-            + usage["input_bytes"] / 1e9 * self.per_gb_read
-            + usage["output_bytes"] / 1e9 * self.per_gb_written
+            jobs * self.per_job
+            + usage.cpu_seconds / 3600 * self.per_cpu_hour
+            + usage.input_bytes / 1e9 * self.per_gb_read
+            + usage.output_bytes / 1e9 * self.per_gb_written
         )
+
+
+UsageBy = Literal["model", "key"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsageSum:
+    """What several jobs have used together; memory is the highest peak of one."""
+
+    of: str
+    """What they have in common: a registered model's name or the digest of another one, or who owns them."""
+    jobs: int
+    chunks: int
+    predicted: int
+    rejected: int
+    usage: Usage

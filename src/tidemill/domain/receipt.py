@@ -24,12 +24,20 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What work cost. Seconds are busy seconds summed over threads; memory is a peak in bytes."""
+    """What work cost, summed over threads and processes; memory is a peak in bytes."""
 
     read_seconds: float = 0.0
     model_seconds: float = 0.0
     write_seconds: float = 0.0
+    """How long the stages were busy, by the clock: a model that waits for something is busy."""
     cpu_seconds: float = 0.0
+    """CPU time of everything: the stages, and what belongs to none, as loading the model."""
+    read_cpu_seconds: float = 0.0
+    model_cpu_seconds: float = 0.0
+    write_cpu_seconds: float = 0.0
+    """CPU time of the stages' own threads."""
+    plan_cpu_seconds: float = 0.0
+    assemble_cpu_seconds: float = 0.0
     peak_memory_bytes: int = 0
     input_bytes: int = 0
     output_bytes: int = 0
@@ -40,10 +48,18 @@ class Usage:
             model_seconds=self.model_seconds + other.model_seconds,
             write_seconds=self.write_seconds + other.write_seconds,
             cpu_seconds=self.cpu_seconds + other.cpu_seconds,
+            read_cpu_seconds=self.read_cpu_seconds + other.read_cpu_seconds,
+            model_cpu_seconds=self.model_cpu_seconds + other.model_cpu_seconds,
+            write_cpu_seconds=self.write_cpu_seconds + other.write_cpu_seconds,
+            plan_cpu_seconds=self.plan_cpu_seconds + other.plan_cpu_seconds,
+            assemble_cpu_seconds=self.assemble_cpu_seconds + other.assemble_cpu_seconds,
             peak_memory_bytes=max(self.peak_memory_bytes, other.peak_memory_bytes),
             input_bytes=self.input_bytes + other.input_bytes,
             output_bytes=self.output_bytes + other.output_bytes,
         )
+
+
+NO_USAGE = Usage()
 
 
 @dataclass(frozen=True, kw_only=True)

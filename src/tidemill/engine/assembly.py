@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,15 +19,17 @@ def assemble(request: Mapping[str, Any], progress: Callable[[dict[str, Any]], No
     """Make `out/data<suffix>` and, if there are rejected rows, `out/rejected<suffix>` in staging.
 
     request: {"staging", "epoch", "plan_digest", "parts" (a file of [kind, name] lines)}. Started over after
-    a crash: it only reads committed parts. Returns {"parts": [Part as JSON]}. Raises LeaseLost if a later
-    epoch was here already.
+    a crash: it only reads committed parts. Returns {"parts": [Part as JSON], "cpu_seconds"}. Raises LeaseLost if
+    a later epoch was here already.
     """
+    started = time.process_time()
     staging = Path(request["staging"])
     with fenced(staging, request.get("epoch", 0)):
-        return _assemble(staging, request, progress)
+        made = _assemble(staging, request, progress)
+    return {"parts": [asdict(part) for part in made], "cpu_seconds": time.process_time() - started}
 
 
-def _assemble(staging: Path, request: Mapping[str, Any], progress: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def _assemble(staging: Path, request: Mapping[str, Any], progress: Callable[[dict[str, Any]], None]) -> list[Part]:
     plan = planfile.read_summary(staging, request["plan_digest"])
     encoder = registry.encoders.get(plan.output_format)(plan.output_options)
     parts: dict[PartKind, list[Path]] = {"predictions": [], "rejected": []}
@@ -41,4 +44,4 @@ def _assemble(staging: Path, request: Mapping[str, Any], progress: Callable[[dic
             written = encoder.assemble(parts[kind], staging / name, plan.metadata)  # type: ignore[index]
             made.append(Part(kind=kind, name=name, **asdict(written)))  # type: ignore[arg-type]
             progress({"assembled": kind})
-    return {"parts": [asdict(part) for part in made]}
+    return made

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 
@@ -19,10 +20,33 @@ from tidemill.ports.executor import ChunkRun
 
 REJECTIONS_IN_RECEIPT = 20
 
+Stage = Literal["read", "model", "write"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Busy:
+    """How long a stage worked: by the clock, and on a CPU."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+    def __add__(self, other: Busy) -> Busy:
+        return Busy(seconds=self.seconds + other.seconds, cpu_seconds=self.cpu_seconds + other.cpu_seconds)
+
+
+class Stopwatch:
+    """Runs from when it is made. One thread makes it and reads it: CPU time is that thread's."""
+
+    def __init__(self) -> None:
+        self._started, self._cpu_started = time.perf_counter(), time.thread_time()
+
+    def read(self) -> Busy:
+        return Busy(seconds=time.perf_counter() - self._started, cpu_seconds=time.thread_time() - self._cpu_started)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """A batch after the model: rows to write, rows to reject, busy seconds by stage."""
+    """A batch after the model: rows to write, rows to reject, how long that took."""
 
     number: int
     rows: int
@@ -30,8 +54,7 @@ class Scored:
     rejected: pa.RecordBatch | None
     bad: Sequence[BadRow]
     split: bool
-    read_seconds: float = 0.0
-    model_seconds: float = 0.0
+    busy: Busy
 
 
 def rejected_rows(batch: Batch, chunk: Chunk, bad: Sequence[BadRow], schema: pa.Schema) -> pa.RecordBatch:
@@ -81,14 +104,14 @@ class ChunkOutput:
     meter: Meter
     predicted: int = 0
     rejected: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "model": 0.0, "write": 0.0})
+    busy: dict[Stage, Busy] = field(default_factory=lambda: {"read": Busy(), "model": Busy(), "write": Busy()})
     _writers: dict[PartKind, PartWriter] = field(default_factory=dict)
     _rejections: list[Rejection] = field(default_factory=list)
     _split: list[int] = field(default_factory=list)
 
     def add(self, scored: Scored) -> None:
         """Write a batch. Batches come in order."""
-        started = time.perf_counter()
+        watch = Stopwatch()
         self._writer("predictions").write(scored.predictions)
         if scored.rejected is not None:
             self._writer("rejected").write(scored.rejected)
@@ -97,9 +120,8 @@ class ChunkOutput:
         self.rejected += len(scored.bad)
         if scored.split:
             self._split.append(scored.number)
-        self.seconds["read"] += scored.read_seconds
-        self.seconds["model"] += scored.model_seconds
-        self.seconds["write"] += time.perf_counter() - started
+        self.busy["model"] += scored.busy
+        self.busy["write"] += watch.read()
 
     @property
     def last_rejection(self) -> str:
@@ -108,7 +130,7 @@ class ChunkOutput:
 
     def close(self) -> Receipt:
         """Make the parts durable. Raises OutputUnwritable; CountsDiffer if a row went missing."""
-        started = time.perf_counter()
+        watch = Stopwatch()
         if self.predicted + self.rejected != self.chunk.rows:
             raise CountsDiffer(
                 f"Chunk {self.chunk.number}: {self.chunk.rows} rows planned,"
@@ -117,7 +139,7 @@ class ChunkOutput:
         self._writer("predictions")
         parts = tuple(self._close(kind, writer) for kind, writer in list(self._writers.items()))
         self._writers.clear()
-        self.seconds["write"] += time.perf_counter() - started
+        self.busy["write"] += watch.read()
         return Receipt(
             chunk=self.chunk.number,
             attempt=self.run.attempt,
@@ -160,11 +182,15 @@ class ChunkOutput:
 
     def _usage(self, output_bytes: int) -> Usage:
         cpu_seconds, input_bytes = self.meter.lap()
+        read, model, write = self.busy["read"], self.busy["model"], self.busy["write"]
         return Usage(
-            read_seconds=self.seconds["read"],
-            model_seconds=self.seconds["model"],
-            write_seconds=self.seconds["write"],
+            read_seconds=read.seconds,
+            model_seconds=model.seconds,
+            write_seconds=write.seconds,
             cpu_seconds=cpu_seconds,
+            read_cpu_seconds=read.cpu_seconds,
+            model_cpu_seconds=model.cpu_seconds,
+            write_cpu_seconds=write.cpu_seconds,
             peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             input_bytes=input_bytes,
             output_bytes=output_bytes,

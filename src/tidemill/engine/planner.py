@@ -120,9 +120,10 @@ def plan(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     "info" is what is known of this very model, loaded so, from an earlier plan: then it is not loaded. A model
     that was loaded is told of by progress, {"info"}. With `input.rejected_of` in the spec, "parent" is that
     job's manifest, and only the rows it rejected are planned.
-    Returns `PlanSummary.to_json`. Raises Refused kinds for everything that can be known before the
-    first row, InputUnreadable, ModelUnusable; LeaseLost if a later epoch was planned already.
+    Returns {"plan": `PlanSummary.to_json`, "cpu_seconds"}. Raises Refused kinds for everything that can be known
+    before the first row, InputUnreadable, ModelUnusable; LeaseLost if a later epoch was planned already.
     """
+    started = time.process_time()
     spec = JobSpec.model_validate(request["spec"])
     assert spec.output is not None, "a preview is not planned"
     rejected = None
@@ -132,7 +133,8 @@ def plan(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     with fenced(staging, request.get("epoch", 0)):
         info = request.get("info")
         known = None if info is None else ModelInfo.from_json(info)
-        return _Planner(spec, staging, request["model"], known, rejected, progress).run().to_json()
+        made = _Planner(spec, staging, request["model"], known, rejected, progress).run()
+    return {"plan": made.to_json(), "cpu_seconds": time.process_time() - started}
 
 
 class _Planner:

@@ -30,7 +30,7 @@ from tidemill.domain.errors import JobFailed, TidemillError, TooManyRejected
 from tidemill.domain.plan import Chunk, PlanSummary
 from tidemill.engine import models, planfile
 from tidemill.engine.batching import BadRow, Batch, read_batches
-from tidemill.engine.chunkout import ChunkOutput, Meter, Scored, rejected_rows
+from tidemill.engine.chunkout import Busy, ChunkOutput, Meter, Scored, Stopwatch, rejected_rows
 from tidemill.engine.modelkey import Stamp, load_options, model_key, stamp
 from tidemill.engine.planner import unpack_schema
 from tidemill.engine.predicting import Predictor, features_of
@@ -132,7 +132,7 @@ class ChunkScorer:
 
     def score(self, run: ChunkRun, chunk: Chunk, batch: Batch, before: Callable[[], None] = lambda: None) -> Scored:
         """A batch through casting and the model. `before` is called right before the model is."""
-        started = time.perf_counter()
+        watch = Stopwatch()
         data, numbers, poisoned = _without_poison(batch, run)
         features, fits, unfit = features_of(data, numbers, self.inputs, self.cast_text)
         kept = data.select(self.plan.kept)
@@ -155,7 +155,7 @@ class ChunkScorer:
             rejected=rejected_rows(batch, chunk, bad, self.rejected_schema) if bad else None,
             bad=bad,
             split=outcome.split,
-            model_seconds=time.perf_counter() - started,
+            busy=watch.read(),
         )
 
 
@@ -208,7 +208,7 @@ class _Item:
     chunk: Chunk | None = None
     batch: Batch | None = None
     scored: Scored | None = None
-    read_seconds: float = 0.0
+    reading: Busy = Busy()  # noqa: RUF009 - it is frozen
     error: BaseException | None = None
     last: bool = False
 
@@ -296,7 +296,7 @@ class Pipeline:
         batches = read_batches(source, chunk, self.scorer.plan, self.scorer.read_schema, run.unreadable)
         error: BaseException | None = None
         while True:
-            started = time.perf_counter()
+            watch = Stopwatch()
             try:
                 batch = next(batches, None)
             except MemoryError:
@@ -305,8 +305,7 @@ class Pipeline:
                 batch, error = None, exc
             if batch is None or run.attempt in self._failed:
                 break
-            seconds = time.perf_counter() - started
-            yield _Item(number=number, run=run, chunk=chunk, batch=batch, read_seconds=seconds)
+            yield _Item(number=number, run=run, chunk=chunk, batch=batch, reading=watch.read())
             number += 1
         yield _Item(number=number, run=run, chunk=chunk, error=error, last=True)
 
@@ -342,7 +341,7 @@ class Pipeline:
         if item.error is not None:
             self._fail(item.run, item.error, output)
         elif item.scored is not None:
-            output.seconds["read"] += item.read_seconds
+            output.busy["read"] += item.reading
             output.add(item.scored)
             check_start(output)
             self._tell(output)
@@ -370,7 +369,7 @@ def progress_of(output: ChunkOutput) -> dict[str, Any]:
         "attempt": output.run.attempt,
         "rows": output.predicted + output.rejected,
         "rejected": output.rejected,
-        "busy_seconds": output.seconds,
+        "busy_seconds": {stage: busy.seconds for stage, busy in output.busy.items()},
     }
 
 

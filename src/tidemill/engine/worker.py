@@ -35,7 +35,7 @@ from tidemill.domain.errors import (
 )
 from tidemill.domain.job import LEASED, Job, JobState, Lease, Want
 from tidemill.domain.plan import PlanSummary
-from tidemill.domain.receipt import Part, PartKind, Receipt
+from tidemill.domain.receipt import NO_USAGE, Part, PartKind, Receipt, Usage
 from tidemill.durable.files import translated
 from tidemill.engine import deaths
 from tidemill.engine.drain import Drain
@@ -265,9 +265,10 @@ class _Run:
             on_progress=self._planning,
             should_stop=self._should_stop,
         )
-        plan = PlanSummary.from_json(answer)
+        plan = PlanSummary.from_json(answer["plan"])
+        used = Usage(cpu_seconds=answer["cpu_seconds"], plan_cpu_seconds=answer["cpu_seconds"])
         self.held.write(
-            lambda: self.store.ledger.record_plan_if_current(self.lease, plan), lambda job: job.plan is not None
+            lambda: self.store.ledger.record_plan_if_current(self.lease, plan, used), lambda job: job.plan is not None
         )
         self._refresh()
         self.worker.tell(lambda observer: observer.job_planned(self.job))
@@ -374,20 +375,20 @@ class _Run:
                 remedy="This is a defect of Tidemill: please report it. Nothing was published.",
             )
         self._progress(JobProgress(stage="assembling", total=plan.rows, predicted=counts.predicted))
-        files = self._assemble(plan)
+        files, used = self._assemble(plan)
         earlier = self.sink.look().manifest if self.spec.output and self.spec.output.mode == "append" else None
         manifest = build_manifest(
             self.job, plan, self.model, files, datetime.now(UTC), earlier=earlier, environment=self.environment
         )
         journal = self.sink.journal(self.job.id)
         self.held.write(
-            lambda: self.store.ledger.begin_commit_if_current(self.lease, manifest, journal),
+            lambda: self.store.ledger.begin_commit_if_current(self.lease, manifest, journal, used),
             lambda job: job.state is JobState.COMMITTING,
         )
 
-    def _assemble(self, plan: PlanSummary) -> list[StagedFile]:
+    def _assemble(self, plan: PlanSummary) -> tuple[list[StagedFile], Usage]:
         if not plan.output_options.get("single_file"):
-            return self.sink.assemble(self.job.id, self._parts())
+            return self.sink.assemble(self.job.id, self._parts()), NO_USAGE
         listing = Path(self.job.staging) / "out" / f"parts-{self.lease.epoch}.jsonl"
         with translated(listing), listing.open("w") as file:
             file.writelines(json.dumps([part.kind, part.name]) + "\n" for _, part in self._parts())
@@ -403,7 +404,8 @@ class _Run:
             should_stop=self._should_stop,
         )
         listing.unlink()
-        return self.sink.assemble(self.job.id, ((0, Part(**part)) for part in made["parts"]))
+        used = Usage(cpu_seconds=made["cpu_seconds"], assemble_cpu_seconds=made["cpu_seconds"])
+        return self.sink.assemble(self.job.id, ((0, Part(**part)) for part in made["parts"])), used
 
     def _parts(self) -> Iterator[tuple[int, Part]]:
         kinds: tuple[PartKind, ...] = ("predictions", "rejected")

@@ -16,10 +16,11 @@ from typing import Any
 
 from tidemill.domain.access import ApiKey, AuditEntry
 from tidemill.domain.admission import Needs
+from tidemill.domain.cost import UsageBy, UsageSum
 from tidemill.domain.job import Idempotency, Job, JobEvent, JobFilter, JobState, Lease, NewJob, Waiting, Want
 from tidemill.domain.model import ModelVersion
 from tidemill.domain.plan import PlanSummary
-from tidemill.domain.receipt import Receipt
+from tidemill.domain.receipt import NO_USAGE, Receipt, Usage
 
 EVERY_JOB = JobFilter()
 
@@ -116,6 +117,16 @@ class JobHistory(ABC):
         """How long the oldest queued job waits; 0 if none does."""
 
     @abstractmethod
+    def usage(
+        self, by: UsageBy, *, tenant: str | None = None, since: datetime | None = None, limit: int = 100
+    ) -> list[UsageSum]:
+        """What jobs submitted at that moment or later used, summed by their model or owner; most CPU time first."""
+
+    @abstractmethod
+    def totals(self) -> UsageSum:
+        """What all jobs that are remembered used; of nothing in particular."""
+
+    @abstractmethod
     def ended_before(self, moment: datetime, *, limit: int) -> list[Job]:
         """Background and foreground jobs that ended (or failed, or were paused) before then, oldest first."""
 
@@ -129,8 +140,9 @@ class Ledger(ABC):
     """What has been committed of each job. Only committed chunks have rows."""
 
     @abstractmethod
-    def record_plan_if_current(self, lease: Lease, plan: PlanSummary) -> bool:
-        """planning -> running with the frozen plan. Refuses (False) if there is a plan already."""
+    def record_plan_if_current(self, lease: Lease, plan: PlanSummary, used: Usage = NO_USAGE) -> bool:
+        """planning -> running with the frozen plan, and what making it used. Refuses (False) if there is a plan
+        already."""
 
     @abstractmethod
     def commit_chunks_if_current(self, lease: Lease, receipts: Sequence[Receipt]) -> bool:
@@ -148,8 +160,11 @@ class Ledger(ABC):
         """Receipts of committed chunks, ascending, streamed."""
 
     @abstractmethod
-    def begin_commit_if_current(self, lease: Lease, manifest: dict[str, Any], journal: dict[str, Any]) -> bool:
-        """running -> committing, with the manifest and the sink's journal stored first."""
+    def begin_commit_if_current(
+        self, lease: Lease, manifest: dict[str, Any], journal: dict[str, Any], used: Usage = NO_USAGE
+    ) -> bool:
+        """running -> committing, with the manifest and the sink's journal stored first, and what putting the
+        result together used."""
 
     @abstractmethod
     def find_manifest(self, job_id: str) -> tuple[dict[str, Any], dict[str, Any]] | None:

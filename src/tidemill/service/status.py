@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from tidemill.domain.access import Principal
+from tidemill.domain.cost import RateCard
 from tidemill.domain.job import FINISHED, Counts, Job, JobEvent, JobState, Waiting
 from tidemill.domain.receipt import Usage
 from tidemill.service import control, jobs, submission
@@ -93,19 +94,27 @@ def events(context: Context, who: Principal, job_id: str, after: int = 0) -> lis
 
 def usage_report(context: Context, job: Job) -> api.UsageReport:
     """What a job has used so far, and its price if the service has a rate card."""
-    used = vars(Usage()) | job.usage
-    cost = None
-    if context.rates is not None:
-        cost = api.Cost(amount=round(context.rates.cost(used), 6), currency=context.rates.currency)
+    return priced(context.rates, Usage(**job.usage))
+
+
+def priced(rates: RateCard | None, used: Usage, *, jobs: int = 1) -> api.UsageReport:
+    """What so many jobs have used, and what they cost by that rate card."""
     return api.UsageReport(
-        cpu_seconds=used["cpu_seconds"],
-        read_seconds=used["read_seconds"],
-        model_seconds=used["model_seconds"],
-        write_seconds=used["write_seconds"],
-        peak_memory_bytes=used["peak_memory_bytes"],
-        input_bytes=used["input_bytes"],
-        output_bytes=used["output_bytes"],
-        cost=cost,
+        cpu_seconds=used.cpu_seconds,
+        cpu_by_stage=api.CpuByStage(
+            plan=used.plan_cpu_seconds,
+            read=used.read_cpu_seconds,
+            model=used.model_cpu_seconds,
+            write=used.write_cpu_seconds,
+            assemble=used.assemble_cpu_seconds,
+        ),
+        read_seconds=used.read_seconds,
+        model_seconds=used.model_seconds,
+        write_seconds=used.write_seconds,
+        peak_memory_bytes=used.peak_memory_bytes,
+        input_bytes=used.input_bytes,
+        output_bytes=used.output_bytes,
+        cost=None if rates is None else api.Cost(amount=round(rates.cost(used, jobs), 6), currency=rates.currency),
     )
 
 

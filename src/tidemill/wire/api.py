@@ -100,18 +100,51 @@ class Cost(_Response):
     currency: str
 
 
+class CpuByStage(_Response):
+    """CPU seconds of planning, of the threads that read, call the model and write, and of making one file."""
+
+    plan: float = 0.0
+    read: float = 0.0
+    model: float = 0.0
+    write: float = 0.0
+    assemble: float = 0.0
+
+
 class UsageReport(_Response):
-    """What a job has used; seconds of CPU and of busy stages over all scorers."""
+    """What a job has used, over all its scorers and other children."""
 
     cpu_seconds: float
+    """CPU time in all, also of what belongs to no stage, as loading the model."""
+    cpu_by_stage: CpuByStage = CpuByStage()
     read_seconds: float
     model_seconds: float
     write_seconds: float
+    """How long stages were busy by the clock, summed over threads."""
     peak_memory_bytes: int
     input_bytes: int
     output_bytes: int
     cost: Cost | None = None
     """By the service's rate card, if it has one."""
+
+
+class UsageSum(_Response):
+    """What the jobs of one model, or of one key, have used together."""
+
+    of: str
+    """A registered model's name (all versions of it), or the digest of another model; or a key's id."""
+    jobs: int
+    predicted: int
+    rejected: int
+    usage: UsageReport
+    """Memory is the highest peak of one job."""
+
+
+class UsageList(_Response):
+    """Most CPU time first."""
+
+    items: list[UsageSum]
+    truncated: bool
+    """Whether there are more than were asked for."""
 
 
 class JobError(_Response):

@@ -24,8 +24,10 @@ from tidemill.wire.spec import JobSpec
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def run_job(words: dict[str, Any], parent: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Run the spec with these words; returns the published manifest."""
+def run_job(
+    words: dict[str, Any], parent: dict[str, Any] | None = None, *, seen: list[Usage] | None = None
+) -> dict[str, Any]:
+    """Run the spec with these words; returns the published manifest. `seen` gets what each chunk used."""
     spec = JobSpec.model_validate(words)
     assert spec.output is not None
     spec = spec.model_copy(update={"output": outputs.resolve(spec.output)})
@@ -39,8 +41,10 @@ def run_job(words: dict[str, Any], parent: dict[str, Any] | None = None) -> dict
     staging = Path(sink.staging(job_id))
     model = {**models.identify(spec.model, None), "trusted": True}
     request = {"spec": spec.model_dump(mode="json"), "staging": str(staging), "model": model, "parent": parent}
-    plan = PlanSummary.from_json(planner.plan(request, lambda seen: None))
+    plan = PlanSummary.from_json(planner.plan(request, lambda seen: None)["plan"])
     receipts = _score(staging, plan, model)
+    if seen is not None:
+        seen += [receipt.usage for receipt in receipts]
     counts = Counts(
         total=plan.rows,
         predicted=sum(receipt.predicted for receipt in receipts),

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from tidemill.api.access import OPEN, door, needs
-from tidemill.api.dependencies import Here, Who
+from tidemill.api.dependencies import Here, Limit, Who
 from tidemill.api.errors import RETRY_SECONDS
 from tidemill.domain.access import Action
+from tidemill.domain.cost import UsageBy
 from tidemill.domain.errors import StoreUnusable
 from tidemill.domain.version import __version__
 from tidemill.service import overview
 from tidemill.service.context import Context
 from tidemill.telemetry import metrics
-from tidemill.wire.api import Health, ServiceInfo
+from tidemill.wire.api import Health, Moment, ServiceInfo, UsageList
 
 router = door("", "service")
 root = door("", "service")
@@ -32,6 +34,19 @@ AWAY: dict[int | str, dict[str, Any]] = {
 def get_service(context: Here, who: Who) -> ServiceInfo:
     """How many jobs stand where, which workers live, and as whom you are known."""
     return overview.info(context, who)
+
+
+@router.get("/usage")
+@needs(Action.SEE)
+def get_usage(
+    context: Here,
+    who: Who,
+    by: Annotated[UsageBy, Query(description="What to sum by.")] = "model",
+    since: Annotated[Moment | None, Query(description="Only jobs submitted then or later; a time by RFC 3339.")] = None,
+    limit: Limit = 100,
+) -> UsageList:
+    """What the jobs of your tenant used, and what that costs if the service has a rate card, by model or by key."""
+    return overview.usage(context, who, by, since=since, limit=limit)
 
 
 @router.get("/health", response_model=Health, responses=AWAY)

@@ -31,7 +31,7 @@ from tidemill.cli.submitting import print_submitted
 from tidemill.cli.summary import counts_text
 from tidemill.domain.errors import InvalidSpec, from_json
 from tidemill.domain.job import FINISHED, JobFilter, JobState
-from tidemill.wire.api import JobStatus, JobSummary
+from tidemill.wire.api import JobStatus, JobSummary, UsageReport
 
 app = typer.Typer(
     help="Jobs here or on a service: list, show, wait, cancel, pause, resume, retry.", no_args_is_help=True
@@ -156,15 +156,24 @@ def _rows_text(job: JobStatus) -> str:
 
 def _used_text(job: JobStatus) -> str:
     used = job.usage
-    stages = f"reading {used.read_seconds:,.1f}, model {used.model_seconds:,.1f}, writing {used.write_seconds:,.1f} s"
     words = [
-        f"{used.cpu_seconds:,.1f} s CPU ({stages})",
+        cpu_text(used),
         f"{bytes_text(used.peak_memory_bytes)} peak",
         f"{bytes_text(used.input_bytes)} in, {bytes_text(used.output_bytes)} out",
     ]
     if used.cost is not None:
         words.append(f"cost {used.cost.amount:,.4f} {used.cost.currency}")
     return ", ".join(words)
+
+
+def cpu_text(used: UsageReport) -> str:
+    """ "12.3 s CPU (planning 0.2, reading 1.0, model 10.1, writing 0.9)", without stages that there were none of."""
+    cpu = used.cpu_by_stage
+    stages = {
+        "planning": cpu.plan, "reading": cpu.read, "model": cpu.model, "writing": cpu.write, "assembling": cpu.assemble
+    }  # fmt: skip
+    listed = ", ".join(f"{name} {seconds:,.1f}" for name, seconds in stages.items() if seconds > 0)
+    return f"{used.cpu_seconds:,.1f} s CPU" + (f" ({listed})" if listed else "")
 
 
 def _times_text(job: JobStatus) -> str:

@@ -6,9 +6,25 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, Table, delete, func, select, tuple_, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Table,
+    cast,
+    delete,
+    func,
+    literal,
+    select,
+    tuple_,
+    update,
+)
 
+from tidemill.domain.cost import UsageBy, UsageSum
 from tidemill.domain.job import ENDED, Job, JobEvent, JobState, Waiting
+from tidemill.domain.receipt import NO_USAGE, Usage
 from tidemill.ports.store import JobHistory, WorkerStore
 from tidemill.stores.sql.database import Database
 from tidemill.stores.sql.line import explain_waiting, read_line, read_waiters
@@ -69,6 +85,23 @@ class SqlHistory(JobHistory):
             waited = connection.execute(select(self._database.now_ms - func.min(since.c.at_ms))).scalar_one()
         return 0.0 if waited is None else max(0.0, float(waited) / 1000)
 
+    def usage(
+        self, by: UsageBy, *, tenant: str | None = None, since: datetime | None = None, limit: int = 100
+    ) -> list[UsageSum]:
+        """A registered model's name holds all its versions; another model is named by its digest."""
+        of = jobs.c.owner if by == "key" else func.coalesce(jobs.c.model_name, jobs.c.model_digest)
+        sums = _usage_sums(of).group_by(of).order_by(_used("cpu_seconds").desc(), of).limit(limit)
+        if tenant is not None:
+            sums = sums.where(jobs.c.tenant == tenant)
+        if since is not None:
+            sums = sums.where(jobs.c.created_at_ms >= milliseconds(since))
+        with self._database.read() as connection:
+            return [_usage_sum(row) for row in connection.execute(sums)]
+
+    def totals(self) -> UsageSum:
+        with self._database.read() as connection:
+            return _usage_sum(connection.execute(_usage_sums(literal(""))).one())
+
     def ended_before(self, moment: datetime, *, limit: int) -> list[Job]:
         before = milliseconds(moment)
         ended = [state.value for state in ENDED | {JobState.FAILED}]
@@ -102,6 +135,37 @@ class SqlHistory(JobHistory):
         moments = ended.subquery()
         page = select(moments.c.at_ms, moments.c.id).order_by(moments.c.at_ms, moments.c.id).limit(limit)
         return [(int(row.at_ms), str(row.id)) for row in connection.execute(page)]
+
+
+def _used(name: str) -> ColumnElement[Any]:
+    """A word of `Usage` over jobs. Usage of an older version may lack it."""
+    value = jobs.c.usage[name]
+    if name == "peak_memory_bytes":
+        return func.coalesce(func.max(cast(value.as_string(), BigInteger)), 0)
+    return func.coalesce(func.sum(value.as_float()), 0)
+
+
+def _usage_sums(of: ColumnElement[str]) -> Select[Any]:
+    counted = (jobs.c.chunks_done, jobs.c.rows_predicted, jobs.c.rows_rejected)
+    return select(
+        of.label("of"),
+        func.count().label("jobs"),
+        *(func.coalesce(func.sum(column), 0).label(column.name) for column in counted),
+        *(_used(name).label(name) for name in vars(NO_USAGE)),
+    )
+
+
+def _usage_sum(row: Row[Any]) -> UsageSum:
+    # Sums of whole numbers come back as a decimal or a float.
+    used = {name: type(zero)(getattr(row, name)) for name, zero in vars(NO_USAGE).items()}
+    return UsageSum(
+        of=row.of,
+        jobs=row.jobs,
+        chunks=int(row.chunks_done),
+        predicted=int(row.rows_predicted),
+        rejected=int(row.rows_rejected),
+        usage=Usage(**used),
+    )
 
 
 def _paused(before: int) -> Select[Any]:

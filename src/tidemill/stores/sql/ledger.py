@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from tidemill.domain.errors import CountsDiffer
 from tidemill.domain.job import JobState, Lease
 from tidemill.domain.plan import PlanSummary
-from tidemill.domain.receipt import Receipt, Usage
+from tidemill.domain.receipt import NO_USAGE, Receipt, Usage
 from tidemill.ports.store import Ledger
 from tidemill.stores.sql.database import Database, insert_rows
 from tidemill.stores.sql.tables import chunks, documents, held_by, jobs
@@ -32,18 +32,20 @@ class SqlLedger(Ledger):
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def record_plan_if_current(self, lease: Lease, plan: PlanSummary) -> bool:
+    def record_plan_if_current(self, lease: Lease, plan: PlanSummary, used: Usage = NO_USAGE) -> bool:
         planned = (
             update(jobs)
             .where(held_by(lease), jobs.c.state == JobState.PLANNING.value)
             .values(state=JobState.RUNNING.value, rows_total=plan.rows, chunks_total=plan.chunks)
-            .returning(jobs.c.id)
+            .returning(jobs.c.usage)
         )
         frozen = {"plan": plan.to_json()}
         with self._database.write() as connection:
-            if connection.execute(planned).first() is None:
+            row = connection.execute(planned).first()
+            if row is None:
                 return _is_repeated(connection, lease, JobState.RUNNING, frozen)
             _store(connection, lease.job_id, frozen)
+            _add_usage(connection, lease, row.usage, used)
             return True
 
     def commit_chunks_if_current(self, lease: Lease, receipts: Sequence[Receipt]) -> bool:
@@ -89,13 +91,15 @@ class SqlLedger(Ledger):
                 return
             after = rows[-1].chunk
 
-    def begin_commit_if_current(self, lease: Lease, manifest: dict[str, Any], journal: dict[str, Any]) -> bool:
+    def begin_commit_if_current(
+        self, lease: Lease, manifest: dict[str, Any], journal: dict[str, Any], used: Usage = NO_USAGE
+    ) -> bool:
         """Raises CountsDiffer if the committed chunks are not the planned ones."""
         committing = (
             update(jobs)
             .where(held_by(lease), jobs.c.state == JobState.RUNNING.value)
             .values(state=JobState.COMMITTING.value)
-            .returning(jobs.c.id)
+            .returning(jobs.c.usage)
         )
         documents = {"manifest": manifest, "journal": journal}
         with self._database.write() as connection:
@@ -109,6 +113,7 @@ class SqlLedger(Ledger):
             if row is None:
                 return _is_repeated(connection, lease, JobState.COMMITTING, documents)
             _store(connection, lease.job_id, documents)
+            _add_usage(connection, lease, row.usage, used)
             return True
 
     def find_manifest(self, job_id: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -139,8 +144,7 @@ class SqlLedger(Ledger):
                 raise _Contradiction(f"the plan has {job.chunks_total} chunks")
             if receipts:
                 self._insert(connection, lease, receipts)
-                usage = sum((receipt.usage for receipt in receipts), Usage(**job.usage))
-                connection.execute(update(jobs).where(held_by(lease)).values(usage=asdict(usage)))
+                _add_usage(connection, lease, job.usage, *(receipt.usage for receipt in receipts))
         except IntegrityError as exc:
             raise _Contradiction(str(exc.orig)) from exc
         return True
@@ -213,6 +217,11 @@ def _store(connection: Connection, job_id: str, bodies: dict[str, dict[str, Any]
     insert_rows(
         connection, documents, [{"job_id": job_id, "kind": kind, "body": body} for kind, body in bodies.items()]
     )
+
+
+def _add_usage(connection: Connection, lease: Lease, before: dict[str, Any], *used: Usage) -> None:
+    usage = sum(used, Usage(**before))
+    connection.execute(update(jobs).where(held_by(lease)).values(usage=asdict(usage)))
 
 
 def _is_repeated(connection: Connection, lease: Lease, state: JobState, bodies: dict[str, dict[str, Any]]) -> bool:

@@ -8,11 +8,13 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from tidemill.domain.cost import UsageSum
 from tidemill.domain.errors import NotFound
 from tidemill.domain.ids import new_id
-from tidemill.domain.job import ENDED, LEASED, Idempotency, Job, JobState, Want
+from tidemill.domain.job import ENDED, LEASED, Idempotency, Job, JobState, NewJob, Want
+from tidemill.domain.receipt import NO_USAGE, Usage
 from tidemill.ports.store import Store
-from tidemill.testing.store.factories import new_job, new_pin, new_receipt
+from tidemill.testing.store.factories import new_job, new_pin, new_plan, new_receipt
 from tidemill.testing.store.suite import Held, StoreSuite, claim_next, everything
 
 
@@ -93,6 +95,46 @@ class HistorySuite(StoreSuite):
             store.jobs.wish(job_id, Want.CANCEL)
         assert store.history.oldest_queued_seconds() == 0.0
 
+    # What jobs used
+
+    def test_usage_is_summed_by_model_and_by_owner(self, store: Store) -> None:
+        big = Usage(**{name: type(zero)(2**40 + 3) for name, zero in vars(NO_USAGE).items()})
+        small = Usage(cpu_seconds=0.5, peak_memory_bytes=7, input_bytes=1)
+        _work(store, new_job("job_a", owner="key_1", model=new_pin(version=1)), big)
+        _work(store, new_job("job_b", owner="key_2", model=new_pin(version=2)), big, rejected=2)
+        _work(store, new_job("job_c", owner="key_1", model=new_pin(None)), small)
+        _work(store, new_job("job_red", tenant="red", owner="key_3", model=new_pin()), small)
+        store.jobs.submit(new_job("job_idle", owner="key_1", model=new_pin("idle")))
+        by_model = store.history.usage("model", tenant="default")
+        churn = UsageSum(of="churn", jobs=2, chunks=2, predicted=18, rejected=2, usage=big + big)
+        other = UsageSum(of="6" * 64, jobs=1, chunks=1, predicted=10, rejected=0, usage=small)
+        idle = UsageSum(of="idle", jobs=1, chunks=0, predicted=0, rejected=0, usage=NO_USAGE)
+        assert by_model == [churn, other, idle]
+        assert [(each.of, each.jobs) for each in store.history.usage("model")] == [
+            ("churn", 3), ("6" * 64, 1), ("idle", 1),
+        ]  # fmt: skip
+        by_owner = store.history.usage("key", tenant="default")
+        assert [(each.of, each.jobs, each.usage) for each in by_owner] == [
+            ("key_1", 3, big + small), ("key_2", 1, big),
+        ]  # fmt: skip
+        assert store.history.usage("key", tenant="default", limit=1) == by_owner[:1]
+        assert store.history.usage("model", tenant="none") == []
+        assert store.history.totals() == UsageSum(
+            of="", jobs=5, chunks=4, predicted=38, rejected=2, usage=big + big + small + small
+        )
+
+    def test_usage_since_a_moment_leaves_older_jobs_out(self, store: Store) -> None:
+        _work(store, new_job("job_a"), Usage(cpu_seconds=1.0))
+        _apart()
+        job = _work(store, new_job("job_b"), Usage(cpu_seconds=2.0))
+        later = job.created_at + timedelta(milliseconds=1)
+        found = [store.history.usage("model", since=since) for since in (None, job.created_at, later)]
+        assert [[each.usage.cpu_seconds for each in sums] for sums in found] == [[3.0], [2.0], []]
+
+    def test_usage_of_an_empty_store(self, store: Store) -> None:
+        assert store.history.usage("model") == []
+        assert store.history.totals() == UsageSum(of="", jobs=0, chunks=0, predicted=0, rejected=0, usage=NO_USAGE)
+
     # Forgetting
 
     def test_ended_jobs_come_oldest_first(self, store: Store, hold: Callable[..., Held]) -> None:
@@ -161,6 +203,14 @@ class HistorySuite(StoreSuite):
         store.jobs.wish("job_a", Want.CANCEL)
         assert store.history.forget_if_ended("job_a")
         assert store.jobs.submit(new_job("job_b"), Idempotency(key="k1", request_digest="b" * 64))[1]
+
+
+def _work(store: Store, job: NewJob, used: Usage, *, rejected: int = 0) -> Job:
+    """A job with one chunk, which used that."""
+    stored, lease = store.jobs.submit_claimed(job, "v")
+    assert store.ledger.record_plan_if_current(lease, new_plan(1))
+    assert store.ledger.commit_chunks_if_current(lease, [new_receipt(0, rejected=rejected, usage=used)])
+    return stored
 
 
 def _waits_since(store: Store, moment: datetime) -> bool:

@@ -45,6 +45,19 @@ class LedgerSuite(StoreSuite):
         assert list(store.ledger.receipts("job_held")) == [receipts[1], receipts[0], new_receipt(4, usage=second)]
         assert list(store.ledger.committed_chunks("job_held")) == [(0, 1), (3, 5)]
 
+    def test_planning_and_putting_together_count_once(self, hold: Callable[..., Held], store: Store) -> None:
+        held = hold(JobState.PLANNING)
+        ledger, lease = held.store.ledger, held.lease
+        planning = Usage(cpu_seconds=1.5, plan_cpu_seconds=1.5)
+        scoring = Usage(cpu_seconds=4.0, model_cpu_seconds=3.0)
+        assembling = Usage(cpu_seconds=0.5, assemble_cpu_seconds=0.5)
+        for _ in range(2):
+            assert ledger.record_plan_if_current(lease, new_plan(1), planning)
+        assert ledger.commit_chunks_if_current(lease, [new_receipt(0, usage=scoring)])
+        for _ in range(2):
+            assert ledger.begin_commit_if_current(lease, MANIFEST, JOURNAL, assembling)
+        assert Usage(**store.jobs.get("job_held").usage) == planning + scoring + assembling
+
     @pytest.mark.parametrize(
         "wrong",
         [
