@@ -17,7 +17,7 @@ from tidemill.domain.receipt import Usage
 from tidemill.ports.store import Store, WorkerFacts
 from tidemill.stores.sql.store import open_store
 from tidemill.telemetry.metrics import Metrics, render
-from tidemill.testing.store import new_job, new_receipt
+from tidemill.testing.store import new_job, new_plan, new_receipt
 
 ROOT = Path(__file__).resolve().parents[2]
 USAGE = Usage(
@@ -113,6 +113,22 @@ def test_work_is_counted(service: Service) -> None:
     assert value(page, "tidemill_chunk_seconds_bucket", stage="model", le="1.0") == 0
     assert value(page, "tidemill_scorers_lost_total") == 1
     assert value(page, "tidemill_jobs_ended_total", state="queued") == 1
+
+
+def test_work_of_other_processes_is_in_the_stores_figures(service: Service) -> None:
+    """Also where this process runs no jobs and so counts nothing itself."""
+    _, lease = service.store.jobs.submit_claimed(new_job("job_a"), "w")
+    assert service.store.ledger.record_plan_if_current(lease, new_plan(2))
+    receipts = [new_receipt(0, rejected=3, usage=USAGE), new_receipt(1, usage=USAGE)]
+    assert service.store.ledger.commit_chunks_if_current(lease, receipts)
+    for page, _ in (render(service), render(service, Metrics())):
+        assert value(page, "tidemill_jobs_chunks") == 2
+        assert value(page, "tidemill_jobs_rows", outcome="predicted") == 17
+        assert value(page, "tidemill_jobs_rows", outcome="rejected") == 3
+        assert value(page, "tidemill_jobs_bytes", direction="read") == 8_000
+        assert value(page, "tidemill_jobs_bytes", direction="written") == 1_400
+        assert value(page, "tidemill_jobs_busy_seconds", stage="model") == 4.0
+        assert value(page, "tidemill_jobs_cpu_seconds") == 5.0
 
 
 def test_two_services_in_one_process_count_apart(service: Service) -> None:

@@ -5,7 +5,7 @@ Labels have few values that are known beforehand: no ids, no names of jobs, mode
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -14,6 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from tidemill.domain.admission import Needs
+from tidemill.domain.cost import UsageSum
 from tidemill.domain.job import LEASED, Job, JobState
 from tidemill.domain.receipt import Receipt
 from tidemill.domain.version import __version__
@@ -128,6 +129,7 @@ class _StoreFigures(Collector):
     def collect(self) -> Iterator[Metric]:
         yield InfoMetricFamily("tidemill", "The version of the service.", value={"version": __version__})
         yield self._jobs()
+        yield from _totals(self._store.history.totals())
         yield _gauge(
             "tidemill_queue_oldest_seconds", "How long the oldest queued job waits; 0 if none does.",
             self._store.history.oldest_queued_seconds(),
@@ -152,10 +154,36 @@ class _StoreFigures(Collector):
         yield from _resources("free", "of live workers that no job has taken", [worker.free for worker in live])
 
 
+def _totals(sums: UsageSum) -> Iterator[Metric]:
+    """No counters: what jobs have done is forgotten with them."""
+    used = sums.usage
+    yield _gauge("tidemill_jobs_chunks", "Chunks that jobs which are remembered committed.", sums.chunks)
+    yield _gauges(
+        "tidemill_jobs_rows", "Rows of those chunks.", "outcome",
+        {"predicted": sums.predicted, "rejected": sums.rejected},
+    )  # fmt: skip
+    yield _gauges(
+        "tidemill_jobs_bytes", "Bytes of those chunks.", "direction",
+        {"read": used.input_bytes, "written": used.output_bytes},
+    )  # fmt: skip
+    yield _gauges(
+        "tidemill_jobs_busy_seconds", "Busy seconds of those chunks in each stage.", "stage",
+        {"read": used.read_seconds, "model": used.model_seconds, "write": used.write_seconds},
+    )  # fmt: skip
+    yield _gauge("tidemill_jobs_cpu_seconds", "CPU time of jobs that are remembered.", used.cpu_seconds)
+
+
 def _resources(kind: str, whose: str, hosts: list[Needs]) -> Iterator[Metric]:
     yield _gauge(f"tidemill_{kind}_cpus", f"CPUs {whose}.", sum(host.cpus for host in hosts))
     yield _gauge(f"tidemill_{kind}_memory_bytes", f"Memory {whose}.", sum(host.memory_bytes for host in hosts))
     yield _gauge(f"tidemill_{kind}_gpus", f"GPUs {whose}.", sum(host.gpus for host in hosts))
+
+
+def _gauges(name: str, meaning: str, label: str, values: Mapping[str, float]) -> Metric:
+    gauges = GaugeMetricFamily(name, meaning, labels=[label])
+    for each, value in values.items():
+        gauges.add_metric([each], value)
+    return gauges
 
 
 def _gauge(name: str, meaning: str, value: float) -> Metric:
