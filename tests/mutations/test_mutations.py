@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.mutations.mutations import MUTATIONS, Mutation
+from tests.mutations.service import SERVICE_MUTATIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+@pytest.mark.parametrize("mutation", (*MUTATIONS, *SERVICE_MUTATIONS), ids=lambda mutation: mutation.name)
 def test_a_mutation_is_seen(mutation: Mutation, tmp_path: Path) -> None:
     source = mutated(mutation, tmp_path)
     done = run(mutation.test, source, tmp_path)
