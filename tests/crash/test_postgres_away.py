@@ -42,7 +42,8 @@ FAULTS = (Fault.ANSWER_LOST, Fault.REQUEST_LOST)
 LOST = 30 if LONG else 10
 """So many commits of chunks that were made, and so many that were not."""
 CHUNK_ROWS = 50
-AT_ONCE = 4
+BACKLOG = 4
+"""So many jobs are kept open, to have something to commit."""
 PATIENCE_SECONDS = 600
 """For the slowest of machines: everything here ends when enough has happened."""
 
@@ -53,11 +54,11 @@ class Service:
     """`tidemill serve`, which runs jobs as well, and a `tidemill worker` beside it."""
 
     def __init__(self, folder: Path, url: str, mark: str) -> None:
-        words = {"TIDEMILL_STORE": url, "CRASH_MARK": mark}
-        (folder / "home").mkdir()
+        home, logs, environment = folder / "home", folder / "logs", {"TIDEMILL_STORE": url, "CRASH_MARK": mark}
+        home.mkdir()
         self.server, self.worker = (
-            Process(home=folder / "home", logs=folder / "logs", words=words_, environment=words)
-            for words_ in (("serve", "--port", "0"), ("worker",))
+            Process(home=home, logs=logs, words=words, environment=environment)
+            for words in (("serve", "--port", "0"), ("worker",))
         )
         self.client = self.server.client()
         self.told_away: Counter[str] = Counter()
@@ -190,13 +191,13 @@ def test_a_worker_whose_commits_get_lost(jobs: Jobs, mark: str, postgres: Server
     settings = Settings(home=jobs.folder / "home", store=jobs.url)
     losses = Losses()
     with proxied(postgres.folder / ".s.PGSQL.5432", losses.choose) as proxy:
-        words = {"TIDEMILL_STORE": proxy.url(jobs.url), "TIDEMILL_LEASE_SECONDS": "300", "CRASH_MARK": mark}
-        worker = Process(home=settings.home, logs=jobs.folder / "logs", words=("worker",), environment=words)
+        environment = {"TIDEMILL_STORE": proxy.url(jobs.url), "TIDEMILL_LEASE_SECONDS": "300", "CRASH_MARK": mark}
+        worker = Process(home=settings.home, logs=jobs.folder / "logs", words=("worker",), environment=environment)
         stop = time.monotonic() + PATIENCE_SECONDS
         while not losses.enough() or jobs.open_ones():
             assert time.monotonic() < stop and worker.process.poll() is None, worker.stderr.read_text()
-            if not losses.enough() and jobs.open_ones() < AT_ONCE:
-                _submit(jobs, settings, AT_ONCE)
+            if not losses.enough() and jobs.open_ones() < BACKLOG:
+                _submit(jobs, settings)
             time.sleep(0.1)
         assert worker.end() == 0
     assert not tree.marked(mark)
@@ -210,11 +211,10 @@ def test_a_worker_whose_commits_get_lost(jobs: Jobs, mark: str, postgres: Server
         assert not again, again
 
 
-def _submit(jobs: Jobs, settings: Settings, count: int) -> None:
+def _submit(jobs: Jobs, settings: Settings) -> None:
     (jobs.folder / "calls").mkdir(exist_ok=True)
+    log = jobs.folder / "calls" / uuid.uuid4().hex
+    words = jobs.words(rows_per_chunk=CHUNK_ROWS, nap=0.1, log=str(log))
     with opened(settings, children=False) as context:
-        for _ in range(count):
-            log = jobs.folder / "calls" / uuid.uuid4().hex
-            words = jobs.words(rows_per_chunk=CHUNK_ROWS, nap=0.1, log=str(log))
-            job, _ = submission.submit(context, Principal(name="tester"), JobSpec.model_validate(words))
-            jobs.acknowledged[job.id] = words
+        job, _ = submission.submit(context, Principal(name="tester"), JobSpec.model_validate(words))
+    jobs.acknowledged[job.id] = words

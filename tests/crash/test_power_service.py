@@ -11,7 +11,7 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +42,20 @@ class Caller:
         """Take a step unless it is taken; what the service says is acknowledged."""
         if step in self.told:
             return
-        take: dict[str, Callable[[httpx2.Client], httpx2.Response]] = {
-            "upload": lambda client: client.put("/uploads/rows.parquet", content=self.source.read_bytes()),
-            "model": lambda client: client.put("/models/keys/versions?filename=keys.pkl&alias=best", content=MODEL),
-            "trust": lambda client: client.post("/models/keys/versions/1/trust"),
-            "job": self.submit,
-        }
-        answer = take[step](client)
+        answer = self._take(step, client)
         assert answer.is_success, answer.text
         self.told[step] = answer.json()
+
+    def _take(self, step: str, client: httpx2.Client) -> httpx2.Response:
+        match step:
+            case "upload":
+                return client.put("/uploads/rows.parquet", content=self.source.read_bytes())
+            case "model":
+                return client.put("/models/keys/versions?filename=keys.pkl&alias=best", content=MODEL)
+            case "trust":
+                return client.post("/models/keys/versions/1/trust")
+            case _:
+                return self.submit(client)
 
     def submit(self, client: httpx2.Client) -> httpx2.Response:
         words = {

@@ -41,7 +41,7 @@ class Jobs:
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.url) as connection:
-            return connection.execute(query, values).fetchall()  # type: ignore[arg-type]
+            return connection.execute(query, values).fetchall()
 
     def open_ones(self) -> int:
         moving = "state IN ('queued', 'planning', 'running', 'committing')"
