@@ -103,6 +103,10 @@ class Settings(BaseSettings):
     ] = 7.0
     upload_days: Annotated[float, Field(gt=0, description="How long files that were sent are kept.")] = 7.0
     log_days: Annotated[float, Field(gt=0, description="How long logs of jobs are kept.")] = 30.0
+    environment_days: Annotated[
+        float,
+        Field(gt=0, description="How long environments are kept that no registered model asks for and no job used."),
+    ] = 30.0
     audit_days: Annotated[float, Field(gt=0, description="How long the audit log is kept.")] = 730.0
     max_body_bytes: Annotated[int, Field(ge=1024, description="Largest JSON body of a request.")] = 1 << 20
     max_upload_bytes: Annotated[int, Field(ge=1, description="Largest file that may be sent.")] = 1 << 40

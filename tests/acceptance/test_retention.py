@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -18,14 +20,20 @@ from tidemill.domain.admission import Needs
 from tidemill.domain.errors import NotFound
 from tidemill.domain.ids import new_id
 from tidemill.domain.job import Job, JobState, Lease, NewJob, Want
-from tidemill.service import claims, joblog, retention, uploads
+from tidemill.domain.model import Environment
+from tidemill.durable.locks import FileLock
+from tidemill.engine import environments
+from tidemill.service import claims, joblog, models, retention, uploads
 from tidemill.service.context import Context
-from tidemill.testing.store.factories import JOURNAL, MANIFEST, new_plan, new_receipt
+from tidemill.testing.store.factories import JOURNAL, MANIFEST, new_plan, new_receipt, new_version
 from tidemill.wire.spec import InputSpec, JobSpec, OutputSpec
 
 NOW = datetime.now(UTC)
 ROOMY = Needs(cpus=8)
-KEPT = {"leftovers": 0, "results": 0, "staging": 0, "jobs": 0, "uploads": 0, "logs": 0, "audit": 0}
+KINDS = (
+    "leftovers", "results", "deleted", "staging", "jobs", "uploads", "models", "environments", "logs", "audit",
+)  # fmt: skip
+KEPT = dict.fromkeys(KINDS, 0)
 DAYS = {"result_days": 30.0, "job_days": 180.0, "staging_days": 7.0, "upload_days": 7.0, "log_days": 30.0}
 
 
@@ -82,6 +90,15 @@ def finish(context: Context, lease: Lease) -> Path:
     return data
 
 
+def download(context: Context, job: Job) -> Path:
+    """A file as `results.export` leaves it, with its lock beside it."""
+    folder = context.places.results / job.id / "exports"
+    folder.mkdir(parents=True)
+    (folder / ".predictions.csv.lock").touch()
+    (folder / "predictions-5555.csv").write_text("prediction\n1\n")
+    return folder
+
+
 def age(path: Path, days: float) -> None:
     """As if it had been written so long ago."""
     then = (NOW - timedelta(days=days)).timestamp()
@@ -129,6 +146,119 @@ def test_results_at_places_of_their_own_and_strange_folders_stay(context: Contex
     retention.sweep(context, later(3650))
     assert data.exists()
     assert strange.exists()
+
+
+def test_downloads_of_a_result_elsewhere_go_after_their_time(context: Context, tmp_path: Path) -> None:
+    job = submit(context, managed=False, place=tmp_path / "mine")
+    data = finish(context, take(context)[1])
+    exports = download(context, job)
+    age(exports, -20)
+    assert retention.sweep(context, later(31)) == {**KEPT, "logs": 1}, "somebody asked for it eleven days ago"
+    assert retention.sweep(context, later(51))["results"] == 1
+    assert not (context.places.results / job.id).exists()
+    assert data.exists()
+    assert context.store.jobs.get(job.id).state is JobState.SUCCEEDED
+
+
+def test_downloads_of_a_result_elsewhere_go_with_their_job(context: Context, tmp_path: Path) -> None:
+    job = submit(context, managed=False, place=tmp_path / "mine")
+    data = finish(context, take(context)[1])
+    age(download(context, job), -170)
+    gone = retention.sweep(context, later(181))
+    assert (gone["jobs"], gone["results"]) == (1, 0)
+    assert not list(context.places.results.iterdir())
+    assert data.exists()
+
+
+def test_a_job_is_forgotten_only_when_nothing_is_left_of_it(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep that is killed half-way finds the job again, and with it what it left."""
+    job = submit(context)
+    finish(context, take(context)[1])
+    monkeypatch.setattr(joblog, "remove", lambda context, job_id: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        retention.sweep(context, later(181))
+    assert context.store.jobs.get(job.id).state is JobState.SUCCEEDED
+
+
+def test_deletions_that_broke_off_are_ended(context: Context) -> None:
+    """Their process was killed between the rename and the last file."""
+    job = submit(context)
+    finish(context, take(context)[1])
+    os.rename(context.places.results / job.id, context.places.results / f".deleted-{job.id}")
+    assert retention.sweep(context, later(0)) == {**KEPT, "deleted": 1}
+    assert not list(context.places.results.iterdir())
+    assert retention.sweep(context, later(0)) == KEPT
+
+
+def test_models_that_broke_off_on_their_way_in_go(context: Context) -> None:
+    receiving = models.Receiving(context, "m.txt")
+    receiving.write(b"tree")
+    (arriving,) = (context.places.models / ".incoming").glob("arrival_*[!k]")
+    broken = arriving.with_name("arrival_0000000000000000")
+    shutil.copytree(arriving, broken)
+    age(broken, 0)
+    assert retention.sweep(context, later(0.03)) == KEPT
+    assert retention.sweep(context, later(0.05)) == {**KEPT, "models": 1}
+    assert (arriving.exists(), broken.exists()) == (True, False), "what still comes in stays"
+    receiving.close()
+
+
+def environment(context: Context, requirements: str, *, days: float) -> Path:
+    """As if it had been made, and used for the last time so many days ago."""
+    home = context.places.environments / environments.digest_of(environments.wanted_lines(requirements))
+    home.mkdir(parents=True)
+    (home / environments.RECORD).write_text("{}")
+    age(home / environments.RECORD, days)
+    return home
+
+
+def test_environments_that_nobody_asks_for_go(context: Context) -> None:
+    named = Environment(requirements="named==1\n")
+    context.store.models.add_version(new_version(environment=named))
+    kept = [environment(context, "named==1", days=400), environment(context, "tried==1", days=20)]
+    unused = environment(context, "tried==2", days=31)
+    torn = kept[1].with_name(f".{'0' * 32}.4711")
+    torn.mkdir()
+    age(torn, 31)
+    held = environment(context, "tried==3", days=31)
+    lock = FileLock(held.with_name(f"{held.name}.lock"))
+    assert lock.try_lock()
+    assert retention.sweep(context, NOW) == {**KEPT, "environments": 2}
+    lock.unlock(unlink=True)
+    assert {path for path in context.places.environments.iterdir() if path.is_dir()} == {*kept, held}
+    assert not unused.with_name(f"{unused.name}.lock").exists()
+    assert retention.sweep(context, NOW)["environments"] == 1
+
+
+def test_an_environment_that_is_asked_for_is_in_use(context: Context) -> None:
+    home = environment(context, "tried==1", days=31)
+    made = {"python": sys.executable, "lock": "", "digest": "5"}
+    (home / environments.RECORD).write_text(json.dumps(made))
+    age(home / environments.RECORD, 31)
+    assert environments.ensure("tried==1", None, home.parent, lambda report: None) == made
+    assert retention.sweep(context, NOW)["environments"] == 0
+
+
+def test_leftovers_of_old_jobs_are_found_in_time(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sweep looks at the newest jobs and at some older ones, until it has seen them all."""
+    monkeypatch.setattr(retention, "LOOKED_AT", 2)
+    left = []
+    for number in range(7):
+        job = submit(context)
+        _, lease = take(context)
+        assert context.store.jobs.end_if_current(lease, JobState.CANCELLED)
+        if number in (0, 3):
+            left.append(Path(job.staging))
+        else:
+            context.open_sink(JobSpec.model_validate(job.spec)).discard(job.id)
+    cursor = retention.Cursor()
+    gone = [retention.sweep(context, later(0), cursor=cursor)["leftovers"] for _ in range(3)]
+    assert gone == [1, 0, 1]
+    assert not any(path.exists() for path in left)
+    assert cursor.before is None, "the next one begins anew"
+    cursor.before = "job_0000000000000000"
+    retention.sweep(context, later(0), cursor=cursor)
+    assert cursor.before is None
 
 
 def test_staging_of_a_paused_job_goes_with_the_right_to_resume(context: Context) -> None:

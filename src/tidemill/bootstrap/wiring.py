@@ -141,6 +141,7 @@ def _policy(settings: Settings) -> Policy:
         staging_days=settings.staging_days,
         upload_days=settings.upload_days,
         log_days=settings.log_days,
+        environment_days=settings.environment_days,
         audit_days=settings.audit_days,
         max_upload_bytes=settings.max_upload_bytes,
         requests_per_minute=settings.requests_per_minute,

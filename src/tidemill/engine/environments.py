@@ -19,13 +19,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from tidemill.domain.errors import EnvironmentUnusable
-from tidemill.durable.files import make_folder, translated, write_file
+from tidemill.durable.files import make_folder, remove_tree, translated, write_file
 from tidemill.durable.locks import FileLock
 
 CORE = ("numpy", "pyarrow", "pydantic")
@@ -46,6 +46,7 @@ RECORD = "tidemill.json"
 
 ELSEWHERE = Path(__file__).resolve().parents[1] / "executors" / "elsewhere.py"
 
+_HOME = re.compile(r"\.?([0-9a-f]{32})(?:\..+)?\Z")
 _NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
@@ -69,17 +70,58 @@ def ensure(requirements: str | None, python: str | None, folder: Path, progress:
         return inspect(python)
     wanted = wanted_lines(requirements or "")
     home = folder / digest_of(wanted)
-    made = _recorded(home)
-    if made is not None:
-        return made
     with translated(folder):
         make_folder(folder)
-    lock = FileLock(folder / f"{home.name}.lock")
+    lock = _lock_of(folder, home.name)
     with lock:
         while not lock.try_lock():
             progress({"waits_for": str(home)})
             time.sleep(LOCK_SECONDS)
         return _recorded(home) or _make(home, wanted, progress)
+
+
+def sweep(folder: Path, requirements: Iterable[str], before: float, limit: int) -> int:
+    """Remove environments that none of these requirements asks for and that nobody asked for since `before`
+    (in seconds since 1970), and what broke off while it was made; how many, at most `limit`."""
+    try:
+        names = sorted({found[1] for name in os.listdir(folder) if (found := _HOME.match(name))})
+    except FileNotFoundError:
+        return 0
+    kept = {digest_of(wanted_lines(text)) for text in requirements}
+    gone = 0
+    for name in names:
+        if gone >= limit:
+            break
+        if name not in kept or not (folder / name).exists():
+            gone += _remove_unused(folder, name, before)
+    return gone
+
+
+def _remove_unused(folder: Path, name: str, before: float) -> bool:
+    """Out of sight by one rename, then gone. Whoever makes it or looks it up holds its lock."""
+    lock = _lock_of(folder, name)
+    if not lock.try_lock():
+        return False
+    try:
+        found = [*folder.glob(name), *folder.glob(f".{name}.*")]
+        unused = all(_used_at(path) < before for path in found)
+        if unused:
+            if (folder / name).exists():
+                os.rename(folder / name, folder / f".{name}.unused")
+            for path in folder.glob(f".{name}.*"):
+                remove_tree(path)
+        return unused and bool(found)
+    finally:
+        lock.unlock(unlink=not (folder / name).exists())
+
+
+def _used_at(home: Path) -> float:
+    record = home / RECORD
+    return (record if record.exists() else home).stat().st_mtime
+
+
+def _lock_of(folder: Path, name: str) -> FileLock:
+    return FileLock(folder / f"{name}.lock")
 
 
 def wanted_lines(requirements: str) -> list[str]:
@@ -102,9 +144,13 @@ def _normal(name: str) -> str:
 
 
 def _recorded(home: Path) -> dict[str, str] | None:
-    """What was answered when this environment was made; None if it is not there or cannot run any more."""
+    """What was answered when this environment was made; None if it is not there or cannot run any more.
+
+    The record's time says when it was asked for the last time.
+    """
     try:
         made: dict[str, str] = json.loads((home / RECORD).read_bytes())
+        os.utime(home / RECORD)
     except (OSError, ValueError):
         return None
     return made if os.access(made["python"], os.X_OK) else None

@@ -273,6 +273,10 @@ class ModelStore(ABC):
     def paths_in_use(self) -> Iterator[str]:
         """Every version's path: what else lies in the models' folder was never finished."""
 
+    @abstractmethod
+    def requirements_in_use(self) -> set[str]:
+        """Every text of requirements that some version's own environment is made from."""
+
 
 class KeyStore(ABC):
     """API keys, by the SHA-256 of their secret."""

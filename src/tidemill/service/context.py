@@ -53,6 +53,7 @@ class Policy:
     staging_days: float
     upload_days: float
     log_days: float
+    environment_days: float
     audit_days: float
     max_upload_bytes: int
     requests_per_minute: int

@@ -260,11 +260,11 @@ def place(root: Path, digest: str, arrival: Arrival) -> Path:
     return target / arrival.path.name
 
 
-def sweep(root: Path, in_use: Callable[[], Iterable[str]], older_than_seconds: float) -> int:
-    """Remove what no live process brings in and no version names; how many folders that were."""
+def sweep(root: Path, in_use: Callable[[], Iterable[str]], before: float) -> int:
+    """Remove what no live process brings in and no version names, if it is as old as that (seconds since 1970);
+    how many folders that were."""
     if not root.is_dir():
         return 0
-    before = time.time() - older_than_seconds
     removed = _sweep_incoming(root / INCOMING, before) + _sweep_placed(root, in_use, before)
     _sweep_locks([*(root / INCOMING).glob("*.lock"), *(root / LOCKS).glob("*")], before)
     return removed

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tidemill.domain.errors import (
     TidemillError,
 )
 from tidemill.domain.model import Environment, ModelVersion, Pin, check_name, split_reference
+from tidemill.engine import environments
 from tidemill.service import audit, fetching, modelfiles
 from tidemill.service.context import Context
 from tidemill.service.modelfiles import Arrival
@@ -34,7 +35,7 @@ LOAD_SECONDS = 600.0
 MAX_DESCRIPTION = 2000
 MAX_DIGITS = 9
 """Of a version's number."""
-UNFINISHED_SECONDS = 3600.0
+UNFINISHED = timedelta(hours=1)
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _CREDENTIALS = re.compile(r"://[^/@\s]+@")
@@ -233,9 +234,15 @@ def check(context: Context, who: Principal, reference: str) -> ModelCheck:
     return ModelCheck(**told, intact=True, loads=True, problem=None)
 
 
-def sweep_unfinished(context: Context, *, older_than_seconds: float = UNFINISHED_SECONDS) -> int:
+def sweep_unfinished(context: Context, now: datetime) -> int:
     """Remove what was left by additions that never ended; how many folders that were."""
-    return modelfiles.sweep(_root(context), context.store.models.paths_in_use, older_than_seconds)
+    return modelfiles.sweep(_root(context), context.store.models.paths_in_use, (now - UNFINISHED).timestamp())
+
+
+def sweep_environments(context: Context, before: datetime, limit: int) -> int:
+    """Remove environments that no version asks for and that were not used since; how many, at most `limit`."""
+    folder = Path(os.path.abspath(context.places.environments))
+    return environments.sweep(folder, context.store.models.requirements_in_use(), before.timestamp(), limit)
 
 
 def describe(version: ModelVersion) -> ModelVersionOut:

@@ -41,6 +41,7 @@ EXPORT_WAIT_SECONDS = 3600.0
 
 _SUFFIXES: Mapping[str, str] = {"parquet": ".parquet", "csv": ".csv", "jsonl": ".jsonl", "arrow": ".arrow"}
 _EXPORTS = "exports"
+_DELETED = ".deleted-"
 _POLL_SECONDS = 0.05
 _PAGE = 200
 
@@ -229,7 +230,7 @@ def remove(context: Context, job: Job) -> None:
     """
     folder = _folder(context, job)
     doomed = folder if job.managed else folder / _EXPORTS
-    aside = folder.parent / f".deleted-{job.id}"
+    aside = folder.parent / f"{_DELETED}{job.id}"
     with translated(folder):
         remove_tree(aside)
         if doomed.is_dir():
@@ -238,6 +239,27 @@ def remove(context: Context, job: Job) -> None:
             remove_tree(aside)
         if not job.managed:
             remove_tree(folder)
+
+
+def exported_at(context: Context, job: Job) -> datetime | None:
+    """When the files made for downloads last changed; None if there are none."""
+    try:
+        return datetime.fromtimestamp(os.stat(_folder(context, job) / _EXPORTS).st_mtime, UTC)
+    except FileNotFoundError:
+        return None
+
+
+def sweep_deleted(context: Context, limit: int) -> int:
+    """End the deletions that broke off half-way; how many, at most `limit`."""
+    folder = context.places.results.absolute()
+    try:
+        left = sorted(name for name in os.listdir(folder) if name.startswith(_DELETED))
+    except FileNotFoundError:
+        return 0
+    for name in left[:limit]:
+        with translated(folder / name):
+            remove_tree(folder / name)
+    return len(left[:limit])
 
 
 def _folder(context: Context, job: Job) -> Path:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 from pathlib import Path
 
 from tidemill.domain.errors import NotFound, StoreUnusable, TidemillError
 from tidemill.domain.ids import new_id
 from tidemill.domain.job import ENDED, FINISHED, Job, JobFilter, JobState, Want
-from tidemill.durable.files import remove_file, remove_tree
-from tidemill.service import joblog, uploads
+from tidemill.durable.files import remove_file
+from tidemill.service import joblog, models, results, uploads
 from tidemill.service.context import Context
 from tidemill.service.joblog import JobLog
 from tidemill.wire.spec import JobSpec
@@ -25,49 +25,81 @@ ROWS_PER_STEP = 1000
 """So many rows of a forgotten job are deleted in one transaction."""
 PAGE = 100
 LOOKED_AT = 1000
-"""So many of the newest jobs are looked at for leftovers."""
+"""So many jobs are looked at for leftovers in one sweep: of the newest, and of older ones."""
 RESTING = (JobState.PAUSED, JobState.FAILED)
 NOT_ENDED = tuple(state for state in JobState if state not in ENDED)
 LIMIT = 200
 
 
-def sweep(context: Context, now: datetime, limit: int = LIMIT) -> dict[str, int]:
+@dataclass
+class Cursor:
+    """How far one sweep after the other has looked at jobs that have ended."""
+
+    before: str | None = None
+    """The job to go on from; None: from the newest."""
+
+
+def sweep(context: Context, now: datetime, limit: int = LIMIT, *, cursor: Cursor | None = None) -> dict[str, int]:
     """Remove what is older than the policy says at `now`, at most `limit` of each kind; how many it was.
 
-    What cannot be removed now is left for the next time, and does not keep the rest.
+    What cannot be removed now is left for the next time, and does not keep the rest. Whoever sweeps again
+    and again gives the same `cursor` each time.
     """
     policy = context.policy
+    unused = now - timedelta(days=policy.environment_days)
     return {
-        "leftovers": _leftovers(context, limit),
+        "leftovers": _leftovers(context, cursor or Cursor(), limit),
         "results": _results(context, now - timedelta(days=policy.result_days), limit),
+        "deleted": _counted("a deleted result", lambda: results.sweep_deleted(context, limit)),
         "staging": _staging(context, now - timedelta(days=policy.staging_days), limit),
         "jobs": _jobs(context, now - timedelta(days=policy.job_days), limit),
         "uploads": len(uploads.sweep(context, now, limit, in_use=_Inputs(context))),
+        "models": _counted("what is left of additions of models", lambda: models.sweep_unfinished(context, now)),
+        "environments": _counted("an environment", lambda: models.sweep_environments(context, unused, limit)),
         "logs": _logs(context, now - timedelta(days=policy.log_days), limit),
         "audit": context.store.audit.forget_before(now - timedelta(days=policy.audit_days), limit=limit),
     }
 
 
-def _leftovers(context: Context, limit: int) -> int:
-    """Claims and staging of jobs that have ended: their worker died right after it had said so."""
-    gone = 0
-    for job in islice(_listed(context, tuple(ENDED)), LOOKED_AT):
-        if gone >= limit:
-            break
-        with _reported(f"what {job.id} left"):
-            sink = context.open_sink(JobSpec.model_validate(job.spec))
-            if not sink.holds(job.id):
-                continue
-            if job.state in FINISHED:
-                sink.finish(job.id)
-            else:
-                sink.discard(job.id)
-            gone += 1
-    return gone
+def _leftovers(context: Context, cursor: Cursor, limit: int) -> int:
+    """Claims and staging of jobs that have ended: their worker died right after it had said so.
+
+    The newest jobs are looked at each time, and some of the older ones, where the cursor is.
+    """
+    gone, last = _clear(context, None, limit)
+    older, cursor.before = _clear(context, cursor.before or last, limit - gone) if last else (0, None)
+    return gone + older
+
+
+def _clear(context: Context, before: str | None, limit: int) -> tuple[int, str | None]:
+    """How many of the jobs that come before that one left something; the last looked at, None at the end."""
+    gone, looked = 0, 0
+    try:
+        for job in _listed(context, tuple(ENDED), before):
+            if gone >= limit or looked >= LOOKED_AT:
+                return gone, before
+            with _reported(f"what {job.id} left"):
+                gone += _clear_one(context, job)
+            before, looked = job.id, looked + 1
+    except NotFound:
+        log.debug("%s was forgotten meanwhile; the next look begins with the newest job", before)
+    return gone, None
+
+
+def _clear_one(context: Context, job: Job) -> bool:
+    sink = context.open_sink(JobSpec.model_validate(job.spec))
+    if not sink.holds(job.id):
+        return False
+    if job.state in FINISHED:
+        sink.finish(job.id)
+    else:
+        sink.discard(job.id)
+    return True
 
 
 def _results(context: Context, before: datetime, limit: int) -> int:
-    """Managed results, found by their folders, which bear the ids of their jobs: those sort by time."""
+    """Managed results and files made for downloads, found by their folders, which bear the ids of their jobs:
+    those sort by time."""
     try:
         names = sorted(os.listdir(context.places.results))
     except FileNotFoundError:
@@ -77,19 +109,30 @@ def _results(context: Context, before: datetime, limit: int) -> int:
         if gone >= limit or name > youngest:
             break
         with _reported(f"the result of {name}"):
-            if _may_go(context, name, before):
-                remove_tree(context.places.results / name)
+            job = _find(context, name)
+            if job is not None and _may_go(context, job, before):
+                results.remove(context, job)
                 gone += 1
     return gone
 
 
-def _may_go(context: Context, job_id: str, before: datetime) -> bool:
-    """Whether this job's result is over its time, or whether it has ended without one."""
+def _find(context: Context, job_id: str) -> Job | None:
     try:
         job = context.store.jobs.get(job_id)
     except NotFound:
+        return None
+    return job if job.id == job_id else None
+
+
+def _may_go(context: Context, job: Job, before: datetime) -> bool:
+    """Whether what is kept of this job's result is over its time, or whether it has ended without one.
+
+    Beside a result with a place of its own lie only files made for downloads, when somebody asked for them.
+    """
+    if job.state not in ENDED or _came_to_rest(context, job) >= before:
         return False
-    return job.id == job_id and job.managed and job.state in ENDED and _came_to_rest(context, job) < before
+    exported = None if job.managed else results.exported_at(context, job)
+    return exported is None or exported < before
 
 
 def _staging(context: Context, before: datetime, limit: int) -> int:
@@ -111,26 +154,25 @@ def _staging(context: Context, before: datetime, limit: int) -> int:
     return gone
 
 
-def _listed(context: Context, states: tuple[JobState, ...]) -> Iterator[Job]:
-    """Every job in one of these states."""
-    last: str | None = None
-    while page := context.store.jobs.list(JobFilter(states=states), limit=PAGE, before=last):
+def _listed(context: Context, states: tuple[JobState, ...], before: str | None = None) -> Iterator[Job]:
+    """Every job in one of these states, newest first. Raises NotFound if the one to go on from is not there."""
+    while page := context.store.jobs.list(JobFilter(states=states), limit=PAGE, before=before):
         yield from page
-        last = page[-1].id
+        before = page[-1].id
 
 
 def _jobs(context: Context, before: datetime, limit: int) -> int:
-    """Old jobs with their ledger, their log and, if the service keeps it, their result."""
+    """Old jobs with their ledger, their log and what the service keeps of their result."""
     gone = 0
     for job in context.store.history.ended_before(before, limit=limit):
         with _reported(job.id):
             if job.state in RESTING:
                 continue  # Its staging goes first; then it has ended.
+            # The job goes last: nobody would find again what a sweep that is killed here left of it.
+            results.remove(context, job)
+            joblog.remove(context, job.id)
             while not context.store.history.forget_if_ended(job.id, limit=ROWS_PER_STEP):
                 pass
-            if job.managed:
-                remove_tree(context.places.results / job.id)
-            joblog.remove(context, job.id)
             gone += 1
     return gone
 
@@ -176,6 +218,14 @@ def _came_to_rest(context: Context, job: Job) -> datetime:
     while page := context.store.history.events(job.id, after=after):
         at, after = page[-1].at, page[-1].number
     return at
+
+
+def _counted(what: str, sweep: Callable[[], int]) -> int:
+    """How many things a sweep of somebody else's removed; 0 if it broke off."""
+    gone = 0
+    with _reported(what):
+        gone += sweep()
+    return gone
 
 
 @contextmanager

@@ -252,11 +252,11 @@ class Pool:
 
     def _sweep(self) -> None:
         """Now and then remove what is over its time. Several workers may do so at once."""
-        pause = min(FIRST_SWEEP_SECONDS, self.options.sweep_seconds)
+        pause, cursor = min(FIRST_SWEEP_SECONDS, self.options.sweep_seconds), retention.Cursor()
         while not self._drain.wait(pause):
             pause = self.options.sweep_seconds
             try:
-                gone = retention.sweep(self.context, datetime.now(UTC))
+                gone = retention.sweep(self.context, datetime.now(UTC), cursor=cursor)
             except StoreUnusable as exc:
                 log.debug("sweeping waits for the store: %s", exc)
             except Exception:

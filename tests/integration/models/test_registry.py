@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -450,7 +451,7 @@ def test_an_alias_that_cannot_be_moved_adds_nothing(context: Context, person: Pr
     with pytest.raises(NotFound):
         models.get(context, person, "churn")
     assert audited(context, person) == []
-    assert models.sweep_unfinished(context, older_than_seconds=-1) == 1, "bytes without a version are swept"
+    assert models.sweep_unfinished(context, an_hour_later()) == 1, "bytes without a version are swept"
 
 
 def test_a_queued_job_keeps_the_version_its_alias_pointed_at(
@@ -491,9 +492,13 @@ def test_how_many_jobs_of_a_model_run_at_once(context: Context, person: Principa
 
 def test_a_sweep_keeps_every_version(context: Context, person: Principal, shelf: Shelf) -> None:
     added = [models.add(context, person, f"m{n}", str(shelf.put("m.pkl", code(n)))) for n in range(3)]
-    models.sweep_unfinished(context, older_than_seconds=-1)
+    models.sweep_unfinished(context, an_hour_later())
     assert all(Path(version.path).exists() for version in added)
     assert not any(name.startswith((".incoming", ".locks")) for name in files_in(context))
+
+
+def an_hour_later() -> datetime:
+    return datetime.now(UTC) + models.UNFINISHED + timedelta(minutes=1)
 
 
 KILLED = textwrap.dedent(
@@ -530,5 +535,5 @@ def test_killed_in_the_middle_nothing_is_to_be_seen(shelf: Shelf, tmp_path: Path
         assert models.list_names(context, who).items == []
         assert context.store.audit.list() == []
         assert files_in(context) != set()
-        assert models.sweep_unfinished(context, older_than_seconds=-1) == 1
+        assert models.sweep_unfinished(context, an_hour_later()) == 1
         assert files_in(context) == set()

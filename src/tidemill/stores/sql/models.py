@@ -130,6 +130,12 @@ class SqlModels(ModelStore):
                 return
             after = found[-1]
 
+    def requirements_in_use(self) -> set[str]:
+        environments = select(model_versions.c.environment).where(model_versions.c.environment.is_not(None))
+        with self._database.read() as connection:
+            found = connection.execute(environments).scalars()
+            return {each["requirements"] for each in found if each and each["requirements"] is not None}
+
     def _newest(self, connection: Connection, tenant: str, name: str) -> ModelVersion | None:
         newest = _versions().where(_is(tenant, name)).order_by(model_versions.c.version.desc()).limit(1)
         found = _complete(connection, connection.execute(newest).mappings().all())

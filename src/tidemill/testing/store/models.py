@@ -166,3 +166,18 @@ class ModelsSuite(StoreSuite):
             path = "/models/shared" if name != "churn" else "/models/churn"
             store.models.add_version(new_version(name, tenant=tenant, digest=digest * 64, path=path))
         assert sorted(store.models.paths_in_use()) == ["/models/churn", "/models/shared"]
+
+    def test_requirements_in_use(self, store: Store) -> None:
+        assert store.models.requirements_in_use() == set()
+        for number, environment in enumerate(
+            (
+                None,
+                Environment(requirements="polars"),
+                Environment(requirements="polars"),
+                Environment(requirements=""),
+                Environment(python="/opt/py/bin/python"),
+            )
+        ):
+            tenant = "acme" if number % 2 else "default"
+            store.models.add_version(new_version(f"m{number}", tenant=tenant, environment=environment))
+        assert store.models.requirements_in_use() == {"polars", ""}
