@@ -52,7 +52,7 @@ def create_app(
     app.state.pulse = Pulse(context.store)
     bounds = Bounds(max_body_bytes=max_body_bytes, requests_per_minute=context.policy.requests_per_minute)
     app.state.access = Access(context, bounds, clock=clock)
-    ui.mount(app, context, app.state.access.authenticate)
+    ui.mount(app, context, app.state.access.authenticate, app.state.pulse)
     return app
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,12 +19,30 @@ Authenticate = Callable[[Request], Principal]
 """Who sends this request. Raises NotAuthenticated, TooManyRequests."""
 
 
+class Ear(Protocol):
+    """Hears that something was written to the store."""
+
+    async def wait(self, timeout_seconds: float) -> bool:
+        """Until that happened or the time is over; False: the service ends."""
+
+
+class Pulse(Protocol):
+    """The API's own watch of the store, for many listeners."""
+
+    def check_room(self) -> None:
+        """Raises TooManyRequests if no more can listen."""
+
+    def listen(self) -> AbstractContextManager[Ear]:
+        """Only in the event loop. Raises TooManyRequests."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Site:
     """What every page works with."""
 
     context: Context
     authenticate: Authenticate
+    pulse: Pulse
     templates: Templates = field(default_factory=Templates)
 
 

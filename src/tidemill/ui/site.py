@@ -27,7 +27,7 @@ from tidemill.domain.errors import (
 )
 from tidemill.service.context import Context
 from tidemill.ui import session
-from tidemill.ui.page import Authenticate, Page, Site, Visit
+from tidemill.ui.page import Authenticate, Page, Pulse, Site, Visit
 from tidemill.ui.pages import PAGES
 from tidemill.ui.rendering import HEADERS, STATIC
 
@@ -52,14 +52,14 @@ STATUS: dict[type[TidemillError], int] = {
 log = logging.getLogger(__name__)
 
 
-def mount(app: FastAPI, context: Context, authenticate: Authenticate) -> list[BaseRoute]:
+def mount(app: FastAPI, context: Context, authenticate: Authenticate, pulse: Pulse) -> list[BaseRoute]:
     """Add the pages, their static files and the login to the service's app; the routes that came.
 
     `authenticate` is the API's own rule. A browser's cookie reaches it as the header that programs send:
     the middleware added here stands before all that were added earlier. Without a key a page answers 401
     with the login form; only the static files are open to everybody.
     """
-    site = Site(context=context, authenticate=authenticate)
+    site = Site(context=context, authenticate=authenticate, pulse=pulse)
     routes: list[BaseRoute] = [Route(page.path, _endpoint(site, page), methods=[page.method]) for page in PAGES]
     routes.append(Route("/login", _login(site), methods=["GET", "POST"]))
     routes.append(Route("/logout", _logout, methods=["POST"]))

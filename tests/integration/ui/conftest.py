@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 from tests.integration.ui.made import HERE, Jobs
 from tidemill import ui
 from tidemill.api.access import Access, Bounds
+from tidemill.api.pulse import Pulse
 from tidemill.bootstrap.wiring import opened
 from tidemill.config import Settings
 from tidemill.domain.access import Principal, Role
@@ -40,7 +41,7 @@ def full(jobs: Jobs) -> dict[JobState, str]:
 
 
 @pytest.fixture
-def app(context: Context) -> FastAPI:
+def app(context: Context) -> Iterator[FastAPI]:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     access = Access(context, Bounds(max_body_bytes=1 << 20, requests_per_minute=6000))
 
@@ -49,8 +50,10 @@ def app(context: Context) -> FastAPI:
     def who(request: Request) -> str:
         return access.authenticate(request).name
 
-    ui.mount(app, context, access.authenticate)
-    return app
+    app.state.pulse = Pulse(context.store)
+    ui.mount(app, context, access.authenticate, app.state.pulse)
+    yield app
+    app.state.pulse.close()
 
 
 @pytest.fixture

@@ -8,20 +8,25 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
+import httpx2
 import pytest
 from starlette.testclient import TestClient
 
+from tests.integration.api.house import served
 from tests.integration.ui.made import EVIL, Jobs
 from tidemill import ui
-from tidemill.domain.job import JobState
+from tidemill.api import pulse
+from tidemill.api.app import create_app
+from tidemill.domain.job import JobState, Want
 from tidemill.service import results
 from tidemill.service.context import Context
 from tidemill.ui.pages import PAGES
+from tidemill.ui.pages import jobs as jobs_page
 from tidemill.ui.pages.jobs import JOBS_ON_A_PAGE
 from tidemill.wire.api import ResultInfo
 
 STATIC = Path(ui.__file__).parent / "static"
-GETS = [page.path for page in PAGES if page.method == "GET"]
+GETS = [page.path for page in PAGES if page.method == "GET" and not page.path.endswith("/events")]
 
 
 class Page(HTMLParser):
@@ -176,6 +181,39 @@ def test_a_live_page_asks_to_be_fetched_anew_when_the_job_ends(browser: TestClie
     (live,) = get(browser, f"/jobs/{full[JobState.RUNNING]}").links("div", "hx-get")
     assert live == f"/jobs/{full[JobState.RUNNING]}/live?seen=running"
     assert get(browser, f"/jobs/{full[JobState.SUCCEEDED]}").links("div", "hx-get") == []
+
+
+def test_live_pages_follow_the_event_stream(context: Context, jobs: Jobs) -> None:
+    """What a page listens to tells of every change; and its script does with each what the page waits for."""
+    script = (STATIC / "page.js").read_text()
+    heard = set(re.findall(r'"(\w+)"', re.findall(r"for \(const name of (\[.*?\])\) stream", script)[0]))
+    with served(create_app(context)) as url:
+        job_id = jobs.add(1, JobState.QUEUED)
+        for path, change in (("/", Want.PAUSE), (f"/jobs/{job_id}", Want.RUN)):
+            (live,) = [words for _, words in Page(httpx2.get(url + path).text).tags if words.get("id") == "live"]
+            assert f'new Event("{live["hx-trigger"]}")' in script
+            assert float(live["data-pace"] or 0) > 0
+            with httpx2.stream("GET", url + str(live["data-events"]), timeout=60) as answer:
+                assert answer.headers["content-type"].startswith("text/event-stream")
+                names = (line.removeprefix("event: ") for line in answer.iter_lines() if line.startswith("event: "))
+                if path != "/":
+                    assert {next(names) for _ in range(3)} == {"state", "progress"}, "what was is told first"
+                context.store.jobs.wish(job_id, change)
+                assert next(names) in heard
+
+
+def test_a_list_that_nobody_changes_is_told_of_its_age(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs_page, "_AGE_SECONDS", 0.05)
+    monkeypatch.setattr(jobs_page, "MAX_STREAM_SECONDS", 1.0)
+    with served(create_app(context)) as url, httpx2.stream("GET", f"{url}/live/events", timeout=60) as answer:
+        lines = list(answer.iter_lines())
+    assert lines[:5] == ["retry: 2000", "", "event: changed", "data: {}", ""]
+
+
+def test_a_stream_too_many_is_refused(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulse, "MAX_LISTENERS", 0)
+    with served(create_app(context)) as url:
+        assert httpx2.get(f"{url}/live/events").status_code == 429
 
 
 def test_escapes_what_people_wrote(browser: TestClient, jobs: Jobs) -> None:

@@ -59,7 +59,7 @@ def _seen(visit: Visit) -> JobState | None:
 
 
 def _pace(state: JobState | None) -> int | None:
-    """How many seconds a page waits before it asks again; None: nothing will change."""
+    """How many seconds a page without the event stream waits before it asks again; None: nothing will change."""
     if state is None or state in ENDED:
         return None
     if state in LEASED:

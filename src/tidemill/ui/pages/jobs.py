@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import urlencode
 
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from tidemill.domain.errors import InvalidSpec
 from tidemill.domain.job import Job, JobFilter, JobState
 from tidemill.service import control, overview, status
-from tidemill.ui.page import Page, Visit
+from tidemill.ui.page import Page, Pulse, Visit
+from tidemill.ui.rendering import HEADERS
 from tidemill.wire.api import JobSummary, WorkerOut
 
 JOBS_ON_A_PAGE = 50
+MAX_STREAM_SECONDS = 900.0
+"""Then the browser comes again by itself, and its key is checked again."""
+
+_AGE_SECONDS = 15.0
+"""After so long a list looks old without any news: it says how long ago things were."""
+_RETRY_MS = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +60,22 @@ def show(visit: Visit) -> Response:
 
 def live(visit: Visit) -> Response:
     return visit.answer("jobs_live.html", **_values(visit))
+
+
+def events(visit: Visit) -> Response:
+    """Server-sent events that say only that something may have changed: the page asks for the rest."""
+    visit.site.pulse.check_room()
+    return StreamingResponse(
+        _news(visit.site.pulse), media_type="text/event-stream", headers={**HEADERS, "X-Accel-Buffering": "no"}
+    )
+
+
+async def _news(pulse: Pulse) -> AsyncIterator[bytes]:
+    stop = time.monotonic() + MAX_STREAM_SECONDS
+    with pulse.listen() as ear:
+        yield f"retry: {_RETRY_MS}\n\n".encode()
+        while await ear.wait(_AGE_SECONDS) and time.monotonic() < stop:
+            yield b"event: changed\ndata: {}\n\n"
 
 
 def _values(visit: Visit) -> dict[str, object]:
@@ -130,4 +154,8 @@ def _url(path: str, query: dict[str, str]) -> str:
     return f"{path}?{urlencode(query)}" if query else path
 
 
-PAGES = (Page(path="/", show=show), Page(path="/live", show=live))
+PAGES = (
+    Page(path="/", show=show),
+    Page(path="/live", show=live),
+    Page(path="/live/events", show=events),
+)

@@ -1,4 +1,4 @@
-// What HTML alone cannot do: say that the service is gone, copy a line, show local times.
+// What HTML alone cannot do: follow the event stream, say that the service is gone, copy a line, show local times.
 (() => {
   "use strict";
   const root = document.documentElement;
@@ -19,6 +19,35 @@
     dress();
   });
 
+  // A live piece asks again when the stream says so: at most once a second, and now and then for what no event
+  // tells. Without a stream it asks every few seconds. A page that nobody sees does neither: browsers keep few
+  // connections to one service.
+  const CALM_MS = 1000, SLOW_MS = 15000;
+  function follow(live) {
+    let stream, asked = 0, planned = 0;
+    const ask = () => {
+      planned = 0;
+      asked = Date.now();
+      live.dispatchEvent(new Event("news"));
+    };
+    const soon = () => { planned ||= setTimeout(ask, Math.max(0, asked + CALM_MS - Date.now())); };
+    const listen = () => {
+      stream = new EventSource(live.dataset.events);
+      for (const name of ["state", "progress", "changed"]) stream.addEventListener(name, soon);
+    };
+    document.addEventListener("visibilitychange", () => {
+      stream.close();
+      if (document.hidden) return;
+      listen();
+      soon();
+    });
+    setInterval(() => {
+      const pace = stream.readyState === EventSource.OPEN ? SLOW_MS : 1000 * live.dataset.pace;
+      if (!document.hidden && Date.now() - asked >= pace) ask();
+    }, 1000);
+    listen();
+  }
+
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("[data-copy]");
     if (!button) return;
@@ -38,4 +67,6 @@
     if (percent) document.title = document.title.replace(/^\d+ %/, percent.dataset.percent + " %");
   }
   dress();
+  const live = document.querySelector("[data-events]");
+  if (live) follow(live);
 })();
