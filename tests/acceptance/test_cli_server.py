@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -34,9 +39,16 @@ class Service:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One for many tests."""
+    with serving(tmp_path_factory.mktemp("service")) as started:
+        yield started
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Service]:
     """One that was started on an empty home."""
-    terminal = Terminal(folder=tmp_path_factory.mktemp("service"))
-    terminal.work.mkdir()
+    terminal = Terminal(folder=folder)
+    terminal.work.mkdir(parents=True)
     process = terminal.start("serve", "--port", "0", TEST_SLEEP="0.3", TIDEMILL_HEARTBEAT_SECONDS="0.5")
     assert process.stdout is not None and process.stderr is not None
     try:
@@ -75,6 +87,25 @@ def curl(*words: object) -> Any:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout) if done.stdout else None
+
+
+def test_the_first_page_says_what_to_type(terminal: Terminal, tmp_path: Path) -> None:
+    """Every command that it shows, as it stands there, where a model and data lie."""
+    shutil.copy(MODEL, terminal.work / "model.txt")
+    (terminal.work / "customers").mkdir()
+    shutil.copy(FLIGHTS, terminal.work / "customers")
+    with serving(tmp_path / "service") as service:
+        page = httpx2.get(service.url).text
+        commands = [
+            shlex.split(html.unescape(text)) for text in re.findall(r'class="command"><code>(.*?)</code>', page)
+        ]
+        *first, submit = [words for words in commands if "list" not in words]
+        assert [words[0] for words in (*first, submit)] == ["tidemill"] * (len(first) + 1) and first
+        for words in first:
+            terminal.say(*words[1:]).done()
+        job = terminal.say(*submit[1:]).done().out.strip()
+        assert curl(f"{service.url}/api/v1/jobs/{job}?wait=60")["counts"]["predicted"] == 5_000
+        assert job in httpx2.get(service.url).text
 
 
 def test_four_curl_lines_give_the_bytes_of_a_local_run(service: Service, flights: Path, tmp_path: Path) -> None:

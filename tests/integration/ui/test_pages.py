@@ -73,7 +73,8 @@ def test_answers_on_a_full_database(browser: TestClient, full: dict[JobState, st
 
 def test_says_what_to_type_when_there_is_nothing(browser: TestClient) -> None:
     words = get(browser, "/").words
-    assert "tidemill --server http://127.0.0.1:8642 submit" in words
+    for command in ("models add churn model.txt", "submit churn@latest"):
+        assert f"tidemill --server http://127.0.0.1:8642 {command}" in words
     assert "no worker is alive" in words
 
 
