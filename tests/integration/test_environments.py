@@ -18,16 +18,31 @@ import pyarrow.parquet as pq
 import pytest
 
 import tidemill
+from tidemill.bootstrap.wiring import opened
+from tidemill.config import Settings
+from tidemill.domain.admission import Needs
 from tidemill.domain.errors import EnvironmentUnusable, ModelUnusable
+from tidemill.domain.job import Job, JobState
+from tidemill.domain.model import Environment
 from tidemill.domain.plan import PlanSummary
+from tidemill.domain.receipt import Receipt
 from tidemill.engine.environments import digest_of, wanted_lines
 from tidemill.executors.local import LocalExecutor
 from tidemill.ports.executor import ChunkRun, Done, ScorerSpec
+from tidemill.ports.observer import Observer
+from tidemill.service import keys, models, submission
+from tidemill.service.work import Pool, PoolOptions
 from tidemill.testing.executor import finish, wait_until
+from tidemill.wire.spec import JobSpec
+
+pytestmark = pytest.mark.timeout(900)
+"""pip runs in a fixture."""
 
 MAKE = "tidemill.engine.environments:environment"
 TASKS = "tidemill.bootstrap.tasks"
 OTHER = "1.8.0"
+REQUIREMENTS = f"# of another team\nscikit-learn=={OTHER}\nskops\n"
+MOST_SECONDS = 240.0
 TRAIN = """
 import sys, numpy, sklearn, skops.io
 from sklearn.linear_model import LinearRegression
@@ -47,9 +62,9 @@ def executor() -> Iterator[LocalExecutor]:
 
 @pytest.fixture(scope="module")
 def other(executor: LocalExecutor, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """An environment with another scikit-learn, asked for by two at once."""
-    folder = tmp_path_factory.mktemp("environments")
-    request = {"requirements": f"# of another team\nscikit-learn=={OTHER}\nskops\n", "folder": str(folder)}
+    """An environment with another scikit-learn, asked for by two at once, where a service would keep it."""
+    folder = tmp_path_factory.mktemp("home") / "environments"
+    request = {"requirements": REQUIREMENTS, "folder": str(folder)}
     answers: list[dict[str, Any]] = []
     seen: list[dict[str, Any]] = []
 
@@ -75,7 +90,7 @@ FACTORS = {"own": 2.0, "other": 3.0}
 
 
 @pytest.fixture(scope="module")
-def models(other: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def saved(other: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A model that this scikit-learn saved, and one that the other did."""
     folder = tmp_path_factory.mktemp("models")
     paths = {name: folder / f"{name}.skops" for name in FACTORS}
@@ -105,13 +120,13 @@ def planned(executor: LocalExecutor, folder: Path, model: Path, python: str | No
 
 
 def test_two_versions_of_scikit_learn_score_at_once(
-    executor: LocalExecutor, other: dict[str, Any], models: dict[str, Path], tmp_path: Path
+    executor: LocalExecutor, other: dict[str, Any], saved: dict[str, Path], tmp_path: Path
 ) -> None:
     sets, parts = [], {}
     for name, python in (("own", None), ("other", other["python"])):
         folder = tmp_path / name
         folder.mkdir()
-        spec, plan = planned(executor, folder, models[name], python)
+        spec, plan = planned(executor, folder, saved[name], python)
         assert dict(plan.libraries)["scikit-learn"] == (version("scikit-learn") if python is None else OTHER)
         assert not any("saved by" in note for note in plan.model.notes)
         sets.append(executor.session(name).lease(spec, 1, stall_seconds=30))
@@ -127,6 +142,70 @@ def test_two_versions_of_scikit_learn_score_at_once(
         assert values == pytest.approx([factor, 2 * factor, 3 * factor])
     for scorers in sets:
         scorers.release()
+
+
+class Together(Observer):
+    """Holds each of two jobs at its first committed chunk until the other has come to its own."""
+
+    def __init__(self) -> None:
+        self.barrier = threading.Barrier(2)
+        self.met: set[str] = set()
+
+    def chunk_committed(self, job: Job, receipt: Receipt) -> None:
+        if job.id not in self.met:
+            self.met.add(job.id)
+            self.barrier.wait(MOST_SECONDS)
+
+
+def test_one_service_runs_both_at_once(other: dict[str, Any], saved: dict[str, Path], tmp_path: Path) -> None:
+    """Registered, submitted and run as users do, and each manifest says with which libraries."""
+    home = Path(other["python"]).parents[3]
+    environments = {"own": Environment(python=sys.executable), "other": Environment(requirements=REQUIREMENTS)}
+    expected = {"own": version("scikit-learn"), "other": OTHER}
+    pq.write_table(pa.table({"a": [1.0, 2.0, 3.0, 4.0]}), tmp_path / "in.parquet")
+    together = Together()
+    options = PoolOptions(jobs_at_once=2, host=Needs(cpus=2, memory_bytes=8 << 30), drain_seconds=5)
+    with opened(Settings(home=home, cores=2)) as context:
+        who = keys.person_here(context)
+        for name, environment in environments.items():
+            models.add(context, who, name, str(saved[name]), environment=environment)
+        jobs = {}
+        for name in environments:
+            spec = JobSpec.model_validate(
+                {
+                    "model": f"{name}@1",
+                    "input": {"path": [str(tmp_path / "in.parquet")]},
+                    "output": {"path": str(tmp_path / name)},
+                    "features": ["a"],
+                    "compute": {"rows_per_chunk": 1},
+                }
+            )
+            jobs[name] = submission.submit(context, who, spec)[0].id
+        pool = Pool(context, options, [together])
+        pool.start()
+        try:
+            stop = time.monotonic() + MOST_SECONDS
+            while any(context.store.jobs.get(job_id).finished_at is None for job_id in jobs.values()):
+                assert time.monotonic() < stop
+                time.sleep(0.05)
+        finally:
+            pool.stop()
+            pool.join(30)
+        assert together.met == set(jobs.values())
+        assert not together.barrier.broken
+        for name, job_id in jobs.items():
+            ended = context.store.jobs.get(job_id)
+            assert ended.state is JobState.SUCCEEDED, ended.error
+            found = context.store.ledger.find_manifest(job_id)
+            assert found is not None
+            manifest = found[0]
+            assert manifest["libraries"]["scikit-learn"] == expected[name]
+            assert f"scikit-learn=={expected[name]}" in manifest["environment"]["lock"].splitlines()
+            values = pq.read_table(tmp_path / name)["prediction"].to_pylist()
+            assert values == pytest.approx([FACTORS[name] * n for n in (1, 2, 3, 4)])
+    assert [path.name for path in (home / "environments").iterdir() if path.is_dir()] == [
+        Path(other["python"]).parts[-3]
+    ], "the environment was found and not made again"
 
 
 def test_lock_names_every_package_and_nothing_of_the_service_leaks_in(
@@ -152,9 +231,9 @@ def test_environment_is_found_again_without_pip(
 
 
 def test_model_of_the_other_version_says_so_here(
-    executor: LocalExecutor, models: dict[str, Path], tmp_path: Path
+    executor: LocalExecutor, saved: dict[str, Path], tmp_path: Path
 ) -> None:
-    _, plan = planned(executor, tmp_path, models["other"], None)
+    _, plan = planned(executor, tmp_path, saved["other"], None)
     assert any(f"saved by scikit-learn {OTHER}" in note for note in plan.model.notes)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tidemill import registry
+from tidemill.testing.store import StoreContract
 
 CONTRACT = Path(__file__).resolve().parents[1] / "contract"
 
@@ -57,10 +58,10 @@ def test_member_takes_the_exam(kind: str, name: str) -> None:
     assert any(exam_of(suite) for suite in suites), f"the suites of {path.name} test nothing"
 
 
-def test_every_store_takes_the_exam() -> None:
-    paths = sorted(CONTRACT.glob("test_store_*.py"))
-    assert paths
-    assert any(exam_of(suite) for path in paths for suite in suites_in(path))
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_every_store_takes_the_exam(database: str) -> None:
+    assert StoreContract in suites_in(CONTRACT / f"test_store_{database}.py")
+    assert exam_of(StoreContract)
 
 
 @pytest.mark.parametrize("kind, name", MEMBERS, ids=[f"{kind}-{name}" for kind, name in MEMBERS])

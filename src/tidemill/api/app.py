@@ -49,6 +49,7 @@ def create_app(
     app = described_app()
     app.state.context = context
     app.state.metrics = metrics
+    app.state.draining = False
     app.state.pulse = Pulse(context.store)
     bounds = Bounds(max_body_bytes=max_body_bytes, requests_per_minute=context.policy.requests_per_minute)
     app.state.access = Access(context, bounds, clock=clock)

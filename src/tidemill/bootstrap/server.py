@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,11 +33,11 @@ class Serving:
     port: int
     """0 takes a free one."""
     grace_seconds: float
-    """How long requests in flight may take at the end."""
+    """How long requests in flight may take at the end, and what is done beside them."""
     ready: Callable[[str], None]
     """Called with the URL once requests are answered."""
     leaving: Callable[[], None]
-    """Called in a thread when the end begins, beside the last requests; waited for, unless somebody hurries."""
+    """Called in a thread when the end begins; requests are answered until it returns, or somebody hurries."""
 
 
 def check_reach(context: Context, host: str) -> None:
@@ -62,13 +63,12 @@ def serve(app: Any, serving: Serving) -> None:
             # Whoever forwards requests would be taken for a client on this machine otherwise.
             proxy_headers=False,
             server_header=False,
-            timeout_graceful_shutdown=max(1, round(serving.grace_seconds)),
         )
         _Server(config, serving, _url(listener)).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
-    """Says when it is ready, ends streams before it waits for requests, and returns after a signal."""
+    """Says when it is ready, answers while the work beside it ends, and returns after a signal."""
 
     def __init__(self, config: uvicorn.Config, serving: Serving, url: str) -> None:
         super().__init__(config)
@@ -81,10 +81,13 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         leaving = threading.Thread(target=self._serving.leaving, name="leaving", daemon=True)
+        began = time.monotonic()
         leaving.start()
-        await super().shutdown(sockets)
         while leaving.is_alive() and not self.force_exit:
             await asyncio.sleep(_LOOK_SECONDS)
+        left = self._serving.grace_seconds - (time.monotonic() - began)
+        self.config.timeout_graceful_shutdown = max(1, round(left))
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from tidemill.domain.job import Counts, Job
+from tidemill.domain.job import Job
 from tidemill.domain.plan import PlanSummary
 from tidemill.ports.sink import StagedFile
 
@@ -76,11 +76,6 @@ def covers(manifest: Mapping[str, Any], spec_digest: str, model_digest: str, sna
         *((run["spec_digest"], run["model"], run["snapshot"]) for run in manifest.get("appended_to", [])),
     ]
     return (spec_digest, model_digest, snapshot_digest) in runs
-
-
-def counts_of(manifest: Mapping[str, Any]) -> Counts:
-    """The rows of the job that made the manifest."""
-    return Counts(**manifest["counts"])
 
 
 def own_entries(manifest: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:

@@ -76,10 +76,6 @@ class Quarantine:
         self._close_case(suspect)
         return False
 
-    def give_up(self) -> None:
-        """The run failed with an ordinary error: the job deals with it."""
-        self._suspects.popleft()
-
     def died(self, lost: ScorerLost, run: ChunkRun) -> None:
         """The run killed its scorer. Raises TooManyCrashes."""
         suspect = self._suspects[0]

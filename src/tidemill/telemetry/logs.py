@@ -7,7 +7,7 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-QUIET = ("sqlalchemy", "uvicorn.access")
+QUIET = ("sqlalchemy", "uvicorn")
 """Libraries whose lines below a warning are noise here."""
 
 

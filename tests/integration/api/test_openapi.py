@@ -81,6 +81,7 @@ def current_key_of(house: House) -> type:
     return CurrentKey
 
 
+@pytest.mark.timeout(900)
 def test_the_service_keeps_to_the_document(house: House) -> None:
     """All checks of schemathesis, with data that fits the document and data that does not."""
     _, key = house.key(Role.ADMIN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Queue
@@ -18,17 +19,22 @@ from queue import Queue
 import httpx2
 import pytest
 
+from tests import checker
+from tests.crash.rig.job import write_inputs
 from tests.integration.api.house import opened_house
+from tidemill.bootstrap.wiring import opened
 from tidemill.config import Settings
+from tidemill.domain.job import JobState
 from tidemill.stores.sql.store import open_store
 
 MOST_SECONDS = 60.0
+POOLED = Path(__file__).resolve().parents[2] / "crash" / "models" / "pooled.py"
 
 
 @contextmanager
-def serving(home: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(home: Path, *options: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process and its URL."""
-    process = start(home, "--port", "0", *options)
+    process = start(home, "--port", "0", *options, **environment)
     lines: Queue[str] = Queue()
     assert process.stdout is not None
     stdout = process.stdout
@@ -43,11 +49,11 @@ def serving(home: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], 
         process.wait()
 
 
-def start(home: Path, *options: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "TIDEMILL_HOME": str(home), "TIDEMILL_DRAIN_SECONDS": "5"}
+def start(home: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
+    own = {"TIDEMILL_HOME": str(home), "TIDEMILL_DRAIN_SECONDS": "5", **environment}
     return subprocess.Popen(
         [sys.executable, "-m", "tidemill", "serve", *options],
-        env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, **own}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
@@ -83,6 +89,54 @@ def test_its_worker_is_seen_and_withdrawn(tmp_path: Path) -> None:
         assert store.workers.list_live() == []
     finally:
         store.close()
+
+
+def client_of(url: str) -> httpx2.Client:
+    return httpx2.Client(base_url=url, timeout=MOST_SECONDS)
+
+
+def until(happened: Callable[[], bool]) -> None:
+    stop = time.monotonic() + MOST_SECONDS
+    while not happened():
+        assert time.monotonic() < stop, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def test_sigterm_and_a_restart_lose_nothing(tmp_path: Path) -> None:
+    """While its job ends a chunk the server answers, but is not ready; the next one goes on from there."""
+    home, gate, output = tmp_path / "home", tmp_path / "gate", tmp_path / "out" / "scores"
+    inputs = write_inputs(tmp_path / "in", rows=(700, 500))
+    words = {
+        "model": f"{POOLED}:Pooled",
+        "input": {"path": [str(path) for path in inputs]},
+        "output": {"path": str(output)},
+        "keep": ["file_no", "row_no", "note"],
+        "predict": {"options": {"gate": str(gate)}},
+        "compute": {"scorers": 1, "rows_per_chunk": 150, "batch_rows": 150},
+        "limits": {"rejected": "none"},
+    }
+
+    with serving(home, "--json", TIDEMILL_DRAIN_SECONDS="200") as (process, url), client_of(url) as client:
+        job_id = client.post("/api/v1/jobs", json=words).json()["id"]
+        until(lambda: bool(client.get(f"/api/v1/jobs/{job_id}").json()["chunks_done"]))
+        assert client.get("/ready").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        until(lambda: client.get("/ready").status_code == 503)
+        assert client.get("/ready").json()["detail"] == "This server is about to end."
+        assert client.get(f"/api/v1/jobs/{job_id}").json()["state"] == "running"
+        gate.touch()
+        assert process.wait(MOST_SECONDS) == 0
+        assert process.stderr is not None
+        logged = [json.loads(line)["message"] for line in process.stderr]
+        assert any(line.startswith(f"took {job_id}") for line in logged), logged
+    with opened(Settings(home=home), children=False) as context:
+        handed = context.store.jobs.get(job_id)
+    assert handed.state is JobState.QUEUED
+    assert handed.chunks_done >= 2
+    with serving(home) as (_, url), client_of(url) as client:
+        until(lambda: client.get(f"/api/v1/jobs/{job_id}").json()["state"].startswith("succeeded"))
+    checker.check(inputs, output)
+    checker.check_store(home / "tidemill.db", output)
 
 
 def refused(process: subprocess.Popen[str]) -> str:

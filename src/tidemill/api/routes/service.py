@@ -60,7 +60,7 @@ def get_health(context: Here) -> Response:
 @needs(OPEN)
 def get_ready(request: Request, context: Here) -> Response:
     """Whether to send requests here: not while the server ends. Needs no key."""
-    if request.app.state.pulse.closed or getattr(request.app.state, "draining", False):
+    if request.app.state.draining or request.app.state.pulse.closed:
         return _say(Health(status="unavailable", version=__version__, detail="This server is about to end."))
     return _health(context)
 

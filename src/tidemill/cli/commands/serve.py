@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -17,6 +16,7 @@ from tidemill.cli.output import print_line
 from tidemill.config import Settings
 from tidemill.service.context import Context
 from tidemill.service.work import Pool
+from tidemill.telemetry import logs
 from tidemill.telemetry.metrics import Metrics
 
 HAND_OVER_SECONDS = 5.0
@@ -27,16 +27,13 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on; others than loopback need API keys.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = None,
     jobs: Annotated[bool, typer.Option("--jobs/--no-jobs", help="Run jobs here, or leave them to workers.")] = True,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done, not only what is wrong.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Log JSON, one object a line.")] = False,
 ) -> None:
     """Serve the REST API and the web pages, and run jobs, until Ctrl-C or SIGTERM.
 
     tidemill serve --port 8642
     """
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logs.configure(as_json=json)
     given: dict[str, Any] = {"host": host, "port": port}
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
     with opened(settings, warm=jobs) as context:
@@ -73,10 +70,12 @@ def _serve(context: Context, settings: Settings, *, with_jobs: bool) -> None:
 
 def _leaving(app: FastAPI, pools: list[Pool], drain_seconds: float) -> Callable[[], None]:
     def leave() -> None:
+        app.state.draining = True
         for pool in pools:
             pool.drain()
-        app.state.pulse.close()
         for pool in pools:
             pool.join(drain_seconds + HAND_OVER_SECONDS)
+        # Streams end before requests are waited for; until here they tell how the jobs are handed over.
+        app.state.pulse.close()
 
     return leave
