@@ -7,7 +7,9 @@ import random
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from starlette.requests import Request
+from starlette.routing import BaseRoute, Route
 
 from tidemill.api.access import OPEN, Gate, RateLimit, check_json, check_routes, door, is_local, needs
 from tidemill.api.errors import STATUS, status_of
@@ -48,12 +50,21 @@ def test_a_route_that_is_no_gate_is_refused() -> None:
     def fine() -> str:
         return "data"
 
-    check_routes(router.routes)
+    def app_of(*routes: BaseRoute) -> FastAPI:
+        app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+        app.include_router(router)
+        app.router.routes.extend(routes)
+        return app
+
+    page = Route("/page", lambda request: None)
     (route,) = router.routes
     assert isinstance(route, Gate)
+    check_routes(app_of(page), others=[page])
+    with pytest.raises(TypeError, match="page' is open to everybody"):
+        check_routes(app_of(page), others=[])
     router.add_route("/back-door", lambda request: None)  # type: ignore[arg-type,return-value]
     with pytest.raises(TypeError, match="back-door' is open to everybody"):
-        check_routes(router.routes)
+        check_routes(app_of(page), others=[page])
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1", "localhost", "LocalHost."])

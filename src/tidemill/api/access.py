@@ -13,14 +13,14 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from email.message import Message as MimeMessage
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter
+from fastapi import APIRouter, FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
@@ -108,11 +108,21 @@ def door(prefix: str, tag: str) -> APIRouter:
     return APIRouter(prefix=prefix, tags=[tag], route_class=Gate, responses=problems(*USUAL))
 
 
-def check_routes(routes: Sequence[BaseRoute], *, others: Sequence[BaseRoute] = ()) -> None:
-    """Raises TypeError for a route that is no gate and none of `others`."""
-    for route in routes:
+def check_routes(app: FastAPI, *, others: Sequence[BaseRoute]) -> None:
+    """Of the app as it will be served: raises TypeError for a route that is no gate and none of `others`."""
+    for route in _every_route(app.routes):
         if not isinstance(route, Gate) and not any(route is other for other in others):
             raise TypeError(f"{getattr(route, 'path', route)!r} is open to everybody: make it by `door` and @needs")
+
+
+def _every_route(routes: Sequence[BaseRoute]) -> Iterator[BaseRoute]:
+    for route in routes:
+        # FastAPI keeps an included router as one route that knows those in it.
+        included = getattr(route, "effective_route_contexts", None)
+        if included is None:
+            yield route
+        else:
+            yield from (context.original_route for context in included())
 
 
 @dataclass(frozen=True, kw_only=True)

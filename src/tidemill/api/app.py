@@ -53,7 +53,8 @@ def create_app(
     app.state.pulse = Pulse(context.store)
     bounds = Bounds(max_body_bytes=max_body_bytes, requests_per_minute=context.policy.requests_per_minute)
     app.state.access = Access(context, bounds, clock=clock)
-    ui.mount(app, context, app.state.access.authenticate, app.state.pulse)
+    pages = ui.mount(app, context, app.state.access.authenticate, app.state.pulse)
+    check_routes(app, others=pages)
     return app
 
 
@@ -72,8 +73,6 @@ def described_app() -> FastAPI:
     )
     errors.install(app, _methods())
     openapi.install(app)
-    for router in (*ROUTERS, *ROOT_ROUTERS):
-        check_routes(router.routes)
     for router in ROUTERS:
         app.include_router(router, prefix=PREFIX)
     for router in ROOT_ROUTERS:

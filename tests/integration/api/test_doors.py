@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.testclient import TestClient
 
 from tests.integration.api.house import LOCAL, House, client_of, opened_house
+from tidemill.api import app as app_module
 from tidemill.api.access import OPEN, Gate
 from tidemill.api.app import PREFIX, ROOT_ROUTERS, ROUTERS, create_app
 from tidemill.bootstrap.server import check_reach
@@ -49,6 +51,19 @@ def test_every_route_is_a_gate_or_a_page(house: House) -> None:
             pages.append(route.path)
     assert gates == sum(len(router.routes) for router in (*ROUTERS, *ROOT_ROUTERS))
     assert not [path for path in pages if path.startswith("/api")]
+
+
+def test_no_app_is_made_with_a_route_that_is_neither(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = app_module.described_app
+
+    def with_a_back_door() -> FastAPI:
+        app = before()
+        app.add_api_route("/back-door", lambda: "data")
+        return app
+
+    monkeypatch.setattr(app_module, "described_app", with_a_back_door)
+    with pytest.raises(TypeError, match="back-door' is open to everybody"):
+        create_app(house.context)
 
 
 def test_only_health_and_readiness_need_no_key() -> None:

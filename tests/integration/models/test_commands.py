@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from tests.integration.models.conftest import code, joblib_file, lightgbm_text, sha256
 from tidemill.cli.commands import db, keys, models
+from tidemill.cli.commands.audit import audit
 from tidemill.domain.errors import InvalidSpec, NotFound, Refused, StoreUnusable
 
 
@@ -47,6 +48,21 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
     work.mkdir()
     monkeypatch.chdir(work)
     return Shell(work=work)
+
+
+def test_what_people_did_is_shown(shell: Shell) -> None:
+    app = typer.Typer()
+    app.command()(audit)
+    assert "nothing yet" in shell(app).output
+    shell(models.app, "add", "delays", shell.put("model.txt", lightgbm_text()), "--alias", "champion")
+    said = shell(app).output
+    assert "model.add" in said and "alias.move" in said and "delays@champion" in said
+    (newest,) = shell.json(app, "-n", "1")
+    assert (newest["action"], newest["subject"], newest["detail"]["new"]) == (
+        "alias.move",
+        "delays@champion",
+        "delays@1",
+    )
 
 
 def test_a_model_from_file_to_alias(shell: Shell) -> None:

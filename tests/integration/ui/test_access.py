@@ -13,6 +13,7 @@ from tests.integration.ui.made import HERE, SAME_ORIGIN, Jobs
 from tidemill.domain.access import Role
 from tidemill.domain.job import JobState, Want
 from tidemill.service.context import Context
+from tidemill.ui.page import Page
 from tidemill.ui.pages import PAGES
 from tidemill.ui.session import COOKIE
 
@@ -26,11 +27,11 @@ def sign_in(browser: TestClient, key: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.method} {page.path}")
 def test_without_a_key_every_page_is_the_login(
-    browser: TestClient, key_of: KeyOf, full: dict[JobState, str], page: object
+    browser: TestClient, key_of: KeyOf, full: dict[JobState, str], page: Page
 ) -> None:
     key_of("somebody")
-    path = page.path.replace("{job_id}", full[JobState.RUNNING])  # type: ignore[attr-defined]
-    answer = browser.request(page.method, path, headers=SAME_ORIGIN)  # type: ignore[attr-defined]
+    path = page.path.replace("{job_id}", full[JobState.RUNNING])
+    answer = browser.request(page.method, path, headers=SAME_ORIGIN)
     assert answer.status_code == 401
     assert 'action="/login"' in answer.text
     assert "nightly" not in answer.text
@@ -90,16 +91,42 @@ def test_a_revoked_key_opens_nothing(browser: TestClient, context: Context, key_
     assert browser.get("/").status_code == 401
 
 
-def test_tenants_do_not_see_each_other(browser: TestClient, jobs: Jobs, key_of: KeyOf) -> None:
-    ours, theirs = jobs.add(1, JobState.QUEUED), jobs.add(2, JobState.QUEUED, tenant="other")
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if "{job_id}" in page.path], ids=lambda page: f"{page.method} {page.path}"
+)
+@pytest.mark.parametrize("state", [JobState.QUEUED, JobState.PAUSED, JobState.SUCCEEDED_WITH_REJECTIONS])
+def test_no_page_knows_another_tenants_job(
+    browser: TestClient, jobs: Jobs, key_of: KeyOf, page: Page, state: JobState
+) -> None:
+    theirs = jobs.add(2, state, tenant="other", name="secret")
     sign_in(browser, key_of("alice"))
-    page = browser.get("/").text
+    answer = browser.request(page.method, page.path.replace("{job_id}", theirs), headers=SAME_ORIGIN)
+    assert answer.status_code == 404
+    assert "secret" not in answer.text
+    assert jobs.context.store.jobs.get(theirs).state is state
+    assert len(jobs.context.store.jobs.list()) == 1
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.method == "POST"], ids=lambda page: page.path)
+def test_without_a_key_no_button_does_anything(browser: TestClient, jobs: Jobs, key_of: KeyOf, page: Page) -> None:
+    made = {state: jobs.add(number, state) for number, state in enumerate(JobState)}
+    key_of("somebody")
+    for state, job_id in made.items():
+        answer = browser.post(page.path.replace("{job_id}", job_id), headers=SAME_ORIGIN)
+        assert answer.status_code == 401
+        assert jobs.context.store.jobs.get(job_id).state is state
+        assert jobs.context.store.jobs.get(job_id).want is Want.RUN or state in (JobState.PAUSED, JobState.CANCELLED)
+    assert len(jobs.context.store.jobs.list()) == len(made)
+
+
+@pytest.mark.parametrize("path", ["/", "/live", "/?state=queued"])
+def test_lists_hold_the_own_tenants_jobs_only(browser: TestClient, jobs: Jobs, key_of: KeyOf, path: str) -> None:
+    ours, theirs = jobs.add(1, JobState.QUEUED), jobs.add(2, JobState.QUEUED, tenant="other", name="secret")
+    sign_in(browser, key_of("alice"))
+    page = browser.get(path).text
     assert ours in page
-    assert theirs not in page
+    assert theirs not in page and "secret" not in page
     assert "All <b>1</b>" in page
-    assert browser.get(f"/jobs/{theirs}").status_code == 404
-    assert browser.post(f"/jobs/{theirs}/cancel", headers=SAME_ORIGIN).status_code == 404
-    assert jobs.context.store.jobs.get(theirs).state is JobState.QUEUED
 
 
 @pytest.mark.parametrize(
