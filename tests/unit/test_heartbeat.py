@@ -15,7 +15,42 @@ from tidemill.domain.job import Lease, Want
 from tidemill.engine.heartbeat import MARGIN, Heartbeat
 
 LEASE = Lease(job_id="job_1", epoch=3, token="t")
-LEASE_SECONDS = 0.6
+LEASE_SECONDS = 10.0
+BEAT_SECONDS = 1.0
+
+
+class Clock:
+    """Seconds that pass only while both threads of a heartbeat wait: then to the next end of a wait at once."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._moved = threading.Condition()
+        self._ends: dict[threading.Thread, tuple[threading.Event, float]] = {}
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wait(self, event: threading.Event, seconds: float) -> None:
+        """As `Event.wait`."""
+        me, end = threading.current_thread(), self.now + seconds
+        with self._moved:
+            self._ends[me] = event, end
+            while not event.is_set() and self.now < end:
+                self._leap()
+                self._moved.wait(0.005)
+            del self._ends[me]
+
+    def freeze(self, seconds: float) -> None:
+        """So long nobody runs, and everybody wakes after it."""
+        with self._moved:
+            self.now += seconds
+            self._moved.notify_all()
+
+    def _leap(self) -> None:
+        ends = [end for _, end in self._ends.values()]
+        if len(ends) >= 2 and min(ends) > self.now and not any(event.is_set() for event, _ in self._ends.values()):
+            self.now = min(ends)
+            self._moved.notify_all()
 
 
 class Renewals:
@@ -30,9 +65,14 @@ class Renewals:
         return self.answer(self.asked)
 
 
-def beating(answer: Callable[[int], dict[str, Want]], on_lost: Callable[[], None] = lambda: None) -> Any:
-    store: Any = SimpleNamespace(jobs=Renewals(answer), lease_seconds=LEASE_SECONDS, heartbeat_seconds=0.1)
-    return Heartbeat(store, LEASE, "w", on_lost)
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def beating(clock: Clock, answer: Callable[[int], dict[str, Want]], on_lost: Callable[[], None] = lambda: None) -> Any:
+    store: Any = SimpleNamespace(jobs=Renewals(answer), lease_seconds=LEASE_SECONDS, heartbeat_seconds=BEAT_SECONDS)
+    return Heartbeat(store, LEASE, "w", on_lost, clock=clock, wait=clock.wait)
 
 
 def held(_: int) -> dict[str, Want]:
@@ -43,54 +83,81 @@ def away(_: int) -> dict[str, Want]:
     raise StoreUnavailable("it does not answer")
 
 
-def test_tells_what_people_want() -> None:
-    with beating(lambda n: {LEASE.job_id: Want.PAUSE if n > 2 else Want.RUN}) as beat:
+def test_tells_what_people_want(clock: Clock) -> None:
+    wanted = [Want.RUN]
+    with beating(clock, lambda _: {LEASE.job_id: wanted[0]}) as beat:
+        _until(lambda: beat.store.jobs.asked > 2)
         assert beat.want is Want.RUN
+        wanted[0] = Want.PAUSE
         _until(lambda: beat.want is Want.PAUSE)
         beat.check()
     assert not beat.lost
 
 
-def test_a_job_of_somebody_else_is_lost_at_once_and_told_once() -> None:
+def test_a_job_of_somebody_else_is_lost_at_once_and_told_once(clock: Clock) -> None:
     told: list[float] = []
-    with beating(lambda n: {}, lambda: told.append(time.monotonic())) as beat:
+    with beating(clock, lambda _: {}, lambda: told.append(clock())) as beat:
         _until(lambda: beat.lost)
         with pytest.raises(LeaseLost):
             beat.check()
-        time.sleep(LEASE_SECONDS)
-    assert len(told) == 1
+        _until(lambda: not any(thread.is_alive() for thread in beat._threads))
+    assert told == [BEAT_SECONDS]
 
 
-def test_a_short_silence_of_the_store_is_outlasted() -> None:
+def test_a_silence_that_is_shorter_than_the_lease_is_outlasted(clock: Clock) -> None:
+    silent = range(2, 7)
+
     def answer(n: int) -> dict[str, Want]:
-        return away(n) if 1 < n < 4 else held(n)
+        return away(n) if n in silent else held(n)
 
-    with beating(answer) as beat:
-        _until(lambda: beat.store.jobs.asked >= 8)
+    with beating(clock, answer) as beat:
+        _until(lambda: beat.store.jobs.asked >= 12)
         assert not beat.lost
 
 
 @pytest.mark.parametrize("hangs", [False, True], ids=["refuses", "hangs"])
-def test_children_are_killed_before_the_lease_ends(hangs: bool) -> None:
+def test_children_are_killed_before_the_lease_ends(clock: Clock, hangs: bool) -> None:
     """Whether the store says no or says nothing at all."""
     lost_at: list[float] = []
     release = threading.Event()
 
     def answer(n: int) -> dict[str, Want]:
         if hangs:
-            release.wait(10)
+            clock.wait(release, 10 * LEASE_SECONDS)
         return away(n)
 
-    began = time.monotonic()
-    with beating(answer, lambda: lost_at.append(time.monotonic())) as beat:
+    with beating(clock, answer, lambda: lost_at.append(clock())) as beat:
         _until(lambda: bool(lost_at))
         release.set()
         with pytest.raises(LeaseLost):
             beat.check()
-    assert lost_at[0] - began >= LEASE_SECONDS * MARGIN * 0.9
+    assert len(lost_at) == 1
+    assert LEASE_SECONDS * MARGIN <= lost_at[0] < LEASE_SECONDS
 
 
-def test_asks_again_until_the_store_answers() -> None:
+@pytest.mark.parametrize("taken", [False, True], ids=["nobody took it", "somebody took it"])
+def test_who_was_frozen_for_longer_than_the_lease_asks_once_more(clock: Clock, taken: bool) -> None:
+    lost: list[bool] = []
+    frozen, over = threading.Event(), threading.Event()
+
+    def answer(n: int) -> dict[str, Want]:
+        if not frozen.is_set():
+            return held(n)
+        clock.wait(over, LEASE_SECONDS / 20)
+        return {} if taken else held(n)
+
+    with beating(clock, answer, lambda: lost.append(True)) as beat:
+        _until(lambda: beat.store.jobs.asked > 2)
+        frozen.set()
+        clock.freeze(10 * LEASE_SECONDS)
+        asked = beat.store.jobs.asked
+        _until(lambda: beat.lost if taken else beat.store.jobs.asked > asked + 2)
+        assert beat.lost is taken
+        over.set()
+    assert lost == [True] * taken
+
+
+def test_asks_again_until_the_store_answers(clock: Clock) -> None:
     tries = []
 
     def ask() -> str:
@@ -99,32 +166,32 @@ def test_asks_again_until_the_store_answers() -> None:
             raise StoreUnavailable("not now")
         return "done"
 
-    with beating(held) as beat:
+    with beating(clock, held) as beat:
         assert beat.while_ours(ask) == "done"
     assert len(tries) == 3
 
 
-def test_gives_up_asking_with_the_lease() -> None:
+def test_gives_up_asking_with_the_lease(clock: Clock) -> None:
     def ask() -> None:
         raise StoreUnavailable("never")
 
-    with beating(away) as beat, pytest.raises(LeaseLost):
+    with beating(clock, away) as beat, pytest.raises(LeaseLost):
         beat.while_ours(ask)
 
 
-def test_other_errors_are_not_tried_again() -> None:
+def test_other_errors_are_not_tried_again(clock: Clock) -> None:
     tries = []
 
     def ask() -> None:
         tries.append(1)
         raise ValueError("no")
 
-    with beating(held) as beat, pytest.raises(ValueError):
+    with beating(clock, held) as beat, pytest.raises(ValueError):
         beat.while_ours(ask)
     assert len(tries) == 1
 
 
-def _until(happened: Callable[[], bool], seconds: float = 10.0) -> None:
+def _until(happened: Callable[[], bool], seconds: float = 60.0) -> None:
     stop = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < stop, "it did not happen in time"

@@ -20,6 +20,7 @@ MARGIN = 0.8
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0
 JOIN_SECONDS = 5.0
+LOOK_SECONDS = 0.02
 
 T = TypeVar("T")
 
@@ -32,11 +33,21 @@ class Heartbeat:
     was frozen gets one more try to renew first: perhaps nobody took the job meanwhile.
     """
 
-    def __init__(self, store: Store, lease: Lease, worker_id: str, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        lease: Lease,
+        worker_id: str,
+        on_lost: Callable[[], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[threading.Event, float], object] = threading.Event.wait,
+    ) -> None:
         self.store, self.lease, self.worker_id, self.on_lost = store, lease, worker_id, on_lost
         self.want = Want.RUN
         self.lost = False
-        self._renewed = time.monotonic()
+        self._clock, self._wait = clock, wait
+        self._renewed = clock()
         self._failing = False
         self._over = threading.Event()
         self._hurry = threading.Event()
@@ -53,7 +64,7 @@ class Heartbeat:
 
     def pause(self, seconds: float) -> None:
         """Sleep, at most until the lease is lost."""
-        self._over.wait(seconds)
+        self._wait(self._over, seconds)
 
     def while_ours(self, ask: Callable[[], T]) -> T:
         """Ask the store, again and again while it does not answer and the lease can still be ours.
@@ -85,11 +96,11 @@ class Heartbeat:
 
     def _renew_always(self) -> None:
         while not self._over.is_set():
-            self._hurry.wait(self.store.heartbeat_seconds)
+            self._wait(self._hurry, self.store.heartbeat_seconds)
             self._hurry.clear()
             if self._over.is_set():
                 return
-            asked = time.monotonic()
+            asked = self._clock()
             try:
                 wants = self.store.jobs.renew_if_current([self.lease], self.worker_id)
             except StoreUnusable as exc:
@@ -111,18 +122,19 @@ class Heartbeat:
         while not self._over.is_set():
             left = self._left()
             if left > 0:
-                self._over.wait(left)
+                self._wait(self._over, left)
             elif self._failing or not self._renewed_in_grace():
                 self._lose("it could not be renewed in time")
                 return
 
     def _left(self) -> float:
-        return self._renewed + self.store.lease_seconds * MARGIN - time.monotonic()
+        return self._renewed + self.store.lease_seconds * MARGIN - self._clock()
 
     def _renewed_in_grace(self) -> bool:
         self._hurry.set()
-        stop = time.monotonic() + self.store.lease_seconds * (1 - MARGIN) / 2
-        while time.monotonic() < stop and not self._over.wait(0.02):
+        stop = self._clock() + self.store.lease_seconds * (1 - MARGIN) / 2
+        while self._clock() < stop and not self._over.is_set():
+            self._wait(self._over, LOOK_SECONDS)
             if self._left() > 0:
                 return True
         return self._over.is_set() or self._left() > 0
