@@ -21,7 +21,7 @@ from tidemill.domain.errors import ChildDied
 from tidemill.executors.children import Brood, Child, Zygote
 from tidemill.executors.local import LocalExecutor
 from tidemill.executors.scorers import LocalScorerSet
-from tidemill.ports.executor import Done, ScorerLost
+from tidemill.ports.executor import Done, Event, ScorerLost
 from tidemill.testing.children import RESTING_BYTES
 from tidemill.testing.executor import (
     ENTRIES,
@@ -30,6 +30,7 @@ from tidemill.testing.executor import (
     done_with,
     ended,
     finish,
+    get_ready,
     make_run,
     pids_in,
     process_lives,
@@ -39,6 +40,24 @@ from tidemill.testing.executor import (
 )
 
 LOCAL = "tests.contract.local_entries"
+
+
+class Clock:
+    """The seconds of this machine, and those that a test adds."""
+
+    def __init__(self) -> None:
+        self._added = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self._added
+
+    def leap(self, seconds: float = 10_000.0) -> None:
+        self._added += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
@@ -92,23 +111,25 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+def process_state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
 def idle_files(zygote: int) -> int:
-    """Open files of a zygote when it has closed what belonged to its last child."""
-    seen = []
-    for _ in range(10):
-        seen.append(len(os.listdir(f"/proc/{zygote}/fd")))
-        time.sleep(0.05)
-    return min(seen)
+    """Open files of a zygote that has closed what belonged to its last child: it has none and sleeps."""
+    children = Path(f"/proc/{zygote}/task/{zygote}/children")
+    wait_until(lambda: children.read_text() == "" and process_state(zygote) == "S")
+    return len(os.listdir(f"/proc/{zygote}/fd"))
 
 
 def run_until(scorers: LocalScorerSet, names: list[str], disturb: Callable[[int], None]) -> tuple[list[str], int]:
     """Score until every name is done, submitting lost ones again; done names in order, and the losses.
 
-    `disturb` is called with the number of done runs after each look."""
+    `disturb` is called with the number of done runs after each event."""
     queued, in_flight, done, losses = list(names), set[str](), list[str](), 0
     while len(done) < len(names):
         while queued and scorers.free > 0:
@@ -124,7 +145,7 @@ def run_until(scorers: LocalScorerSet, names: list[str], disturb: Callable[[int]
                 assert event.kind == "died"
                 queued += [run.attempt for run in event.runs]
                 losses += 1
-        disturb(len(done))
+            disturb(len(done))
     assert in_flight == set()
     return done, losses
 
@@ -172,6 +193,15 @@ class TestWhatChildrenAreGiven:
         assert executor.call("late_model:run", {}) == {"late": True}
 
 
+def hanging_module(modules: Path) -> Path:
+    """A module "hanging" whose import never ends; a file with a letter for each import that has begun."""
+    begun = modules / "begun"
+    begun.touch()
+    code = f"import ctypes; open({str(begun)!r}, 'a').write('x'); ctypes.PyDLL(None).sleep(600)"
+    (modules / "hanging.py").write_text(code)
+    return begun
+
+
 class TestPreload:
     def test_modules_are_there_before_the_child_asks(self, modules: Path) -> None:
         for name in ("heavy_one", "heavy_two", "heavy_three"):
@@ -202,29 +232,52 @@ class TestPreload:
             executor.call("deadly:run", {})
         executor.close()
 
-    def test_module_that_hangs_is_left_out_next_time(self, modules: Path, tmp_path: Path) -> None:
-        (modules / "hanging.py").write_text("import ctypes; ctypes.PyDLL(None).sleep(600)")
-        executor = LocalExecutor(preload=("hanging",), start_seconds=1.0)
-        assert executor.call(f"{ENTRIES}:echo", {"a": 1})["request"] == {"a": 1}
+    def test_module_that_hangs_is_left_out_next_time(self, modules: Path, tmp_path: Path, clock: Clock) -> None:
+        begun = hanging_module(modules)
+        executor = LocalExecutor(preload=("hanging",), clock=clock)
+        leaps: list[int] = []
+
+        def leap_at_each() -> bool:
+            if len(begun.read_text()) > len(leaps):
+                leaps.append(1)
+                clock.leap()
+            return False
+
+        answer = executor.call(f"{ENTRIES}:echo", {"a": 1}, should_stop=leap_at_each)
+        assert (answer["request"], len(leaps)) == ({"a": 1}, 1)
         kill(zygote_of(executor))
-        scorers = executor.lease(scorer_spec(tmp_path), 1, stall_seconds=5)
+        scorers = executor.lease(scorer_spec(tmp_path), 1, stall_seconds=30)
         scorers.submit(make_run("done-1"))
         assert ended(finish(scorers, 1)) == ["done-1"]
+        assert begun.read_text() == "x"
         executor.close()
 
-    def test_scorers_wait_out_a_hanging_import_too(self, modules: Path, tmp_path: Path) -> None:
-        (modules / "hanging.py").write_text("import ctypes; ctypes.PyDLL(None).sleep(600)")
-        executor = LocalExecutor(start_seconds=1.0)
-        scorers = executor.lease(scorer_spec(tmp_path, preload=("hanging",)), 2, stall_seconds=5)
+    def test_scorers_wait_out_a_hanging_import_too(self, modules: Path, tmp_path: Path, clock: Clock) -> None:
+        begun = hanging_module(modules)
+        executor = LocalExecutor(clock=clock)
+        scorers = executor.lease(scorer_spec(tmp_path, preload=("hanging",)), 2, stall_seconds=30)
         scorers.submit(make_run("done-1"))
+        collect(scorers, lambda _: begun.read_text() != "")
+        clock.leap()
         assert ended(finish(scorers, 1)) == ["done-1"]
+        assert begun.read_text() == "x"
         executor.close()
 
-    def test_scorer_that_never_gets_ready_is_killed(self, tmp_path: Path) -> None:
-        executor = LocalExecutor(start_seconds=0.4)
-        scorers = executor.lease(scorer_spec(tmp_path, "hang"), 1, stall_seconds=100)
-        with pytest.raises(Exception, match=r"3 times before they could start: not ready after 0\.4 s"):
-            collect(scorers, lambda _: False)
+    def test_scorer_that_never_gets_ready_is_killed(self, tmp_path: Path, clock: Clock) -> None:
+        executor = LocalExecutor(start_seconds=100, clock=clock)
+        scorers = executor.lease(scorer_spec(tmp_path, "hang"), 1, stall_seconds=200)
+        hung: set[int] = set()
+
+        def leap_at_each(_: list[Event]) -> bool:
+            begun = pids_in(tmp_path) & set(scorers.pids)
+            if not begun <= hung:
+                hung.update(begun)
+                clock.leap()
+            return False
+
+        with pytest.raises(Exception, match="3 times before they could start: not ready after 100 s"):
+            collect(scorers, leap_at_each)
+        assert len(hung) == 3
         scorers.kill()
         executor.close()
 
@@ -380,7 +433,7 @@ class TestRandomKills:
             victim = zygote_of(executor) if strikes % 6 == 5 else chance.choice(scorers.pids)
             if process_runs(victim):
                 os.kill(victim, signal.SIGKILL)
-            next_strike[0] = done + chance.randint(1, 10)
+            next_strike[0] = done + chance.randint(1, 8)
             strikes += 1
 
         done, losses = run_until(scorers, names, strike)
@@ -459,11 +512,16 @@ class TestNothingIsLeftBehind:
         assert len(errors) == 1
 
 
-def rested(executor: LocalExecutor) -> list[int]:
-    """Pids of the idle scorers, the longest idle first, when each has said what it holds."""
-    held = executor._nursery.warm
-    wait_until(lambda: all(size == RESTING_BYTES for _, size in held.held))
-    return [pid for pid, _ in held.held]
+def rested(executor: LocalExecutor, count: int) -> list[int]:
+    """Pids of the idle scorers, the longest idle first, when there are so many and each has said what it holds."""
+    seen: list[tuple[int, int | None]] = []
+
+    def look() -> bool:
+        seen[:] = executor._nursery.warm.held
+        return [size for _, size in seen] == [RESTING_BYTES] * count
+
+    wait_until(look)
+    return [pid for pid, _ in seen]
 
 
 def folders(tmp_path: Path, count: int) -> list[Path]:
@@ -479,11 +537,10 @@ class TestBoundsOfIdleScorers:
         a, b, c, d = folders(tmp_path, 4)
         for folder in (a, b, c):
             done_with(executor, folder, warm_key=folder.name).release()
-        assert rested(executor) == [*pids_in(a), *pids_in(b), *pids_in(c)]
+        assert rested(executor, 3) == [*pids_in(a), *pids_in(b), *pids_in(c)]
         done_with(executor, a, warm_key=a.name).release()
         done_with(executor, d, warm_key=d.name).release()
-        wait_until(lambda: len(rested(executor)) == 3)
-        assert rested(executor) == [*pids_in(c), *pids_in(a), *pids_in(d)]
+        assert rested(executor, 3) == [*pids_in(c), *pids_in(a), *pids_in(d)]
         wait_until(lambda: not any(process_runs(pid) for pid in pids_in(b)))
         executor.close()
 
@@ -500,12 +557,23 @@ class TestBoundsOfIdleScorers:
         assert not any(process_runs(pid) for pid in pids_in(tmp_path))
         executor.close()
 
-    def test_those_that_nobody_wants_for_long_end(self, tmp_path: Path) -> None:
-        executor = LocalExecutor(warm_bytes=2**30, idle_seconds=0.6)
+    def test_those_that_nobody_wants_for_long_end(self, tmp_path: Path, clock: Clock) -> None:
+        executor = LocalExecutor(warm_bytes=2**30, idle_seconds=1_000, clock=clock)
+        older, newer = folders(tmp_path, 2)
+        done_with(executor, older, warm_key="older").release()
+        assert rested(executor, 1) == [*pids_in(older)]
+        clock.leap(1_001)
+        done_with(executor, newer, warm_key="newer").release()
+        assert rested(executor, 1) == [*pids_in(newer)]
+        wait_until(lambda: not any(process_runs(pid) for pid in pids_in(older)))
+        assert all(process_runs(pid) for pid in pids_in(newer))
+        executor.close()
+
+    def test_one_whose_time_is_over_ends_though_nothing_happens(self, tmp_path: Path) -> None:
+        executor = LocalExecutor(warm_bytes=2**30, idle_seconds=0.3)
         done_with(executor, tmp_path, warm_key="k").release()
-        assert len(rested(executor)) == 1
+        wait_until(lambda: executor._nursery.warm.held == [])
         wait_until(lambda: not any(process_runs(pid) for pid in pids_in(tmp_path)))
-        assert executor._nursery.warm.held == []
         executor.close()
 
     @pytest.mark.parametrize("how", ["die", "rave"])
@@ -532,17 +600,19 @@ class TestBoundsOfIdleScorers:
         assert len(pids_in(tmp_path)) == 1
         assert open_files() == files
 
-    def test_zygotes_of_other_interpreters_end_when_nobody_uses_them(self, tmp_path: Path) -> None:
-        executor = LocalExecutor(idle_seconds=0.3)
+    def test_zygotes_of_other_interpreters_end_when_nobody_uses_them(self, tmp_path: Path, clock: Clock) -> None:
+        executor = LocalExecutor(idle_seconds=1_000, clock=clock)
         ask = partial(executor.call, f"{ENTRIES}:interpreter", {}, python=sys.executable)
         pid = ask()["parent"]
         assert ask()["parent"] == pid != zygote_of(executor)
         scorers = executor.lease(scorer_spec(tmp_path, python=sys.executable), 1, stall_seconds=30)
-        time.sleep(0.4)
+        clock.leap(1_001)
         executor.call(f"{ENTRIES}:echo", {})
         assert process_runs(pid)
         scorers.kill()
-        time.sleep(0.4)
+        executor.call(f"{ENTRIES}:echo", {})
+        assert process_runs(pid)
+        clock.leap(1_001)
         executor.call(f"{ENTRIES}:echo", {})
         assert not process_lives(pid)
         assert ask()["parent"] != pid
@@ -649,9 +719,7 @@ while True:
 
 class TestDeathOfTheWorker:
     @pytest.mark.parametrize("by_interrupt", [False, True])
-    def test_nobody_lives_a_second_longer_though_native_code_holds_the_lock(
-        self, tmp_path: Path, by_interrupt: bool
-    ) -> None:
+    def test_nobody_outlives_it_though_native_code_holds_the_lock(self, tmp_path: Path, by_interrupt: bool) -> None:
         others = [tmp_path / "idle", tmp_path / "elsewhere"]
         for other in others:
             other.mkdir()
@@ -678,20 +746,24 @@ class TestDeathOfTheWorker:
         assert all(process_runs(pid) for pid in everyone)
         worker.send_signal(signal.SIGINT if by_interrupt else signal.SIGKILL)
         worker.wait(60)
-        time.sleep(1)
         assert (word, len(everyone)) == ("once", 7)
-        assert [pid for pid in everyone if process_runs(pid)] == []
+        wait_until(lambda: not any(process_runs(pid) for pid in everyone))
         assert worker.stdout.read() == ""
         worker.stdout.close()
 
-    def test_stopped_worker_does_not_take_waiting_for_a_stall(self, tmp_path: Path) -> None:
-        executor = LocalExecutor()
-        scorers = executor.lease(scorer_spec(tmp_path), 1, stall_seconds=0.5)
-        scorers.submit(make_run("busy-1"))
-        collect_pids(scorers, tmp_path, 1)
+    def test_stopped_worker_does_not_take_waiting_for_a_stall(self, tmp_path: Path, clock: Clock) -> None:
+        executor = LocalExecutor(clock=clock)
+        scorers = executor.lease(scorer_spec(tmp_path), 1, stall_seconds=30)
+        get_ready(scorers, tmp_path, 1)
+        scorers.submit(make_run("busy-5"))
         # As if the machine had been busy with something else: the messages lie there.
-        time.sleep(2.5)
-        assert ended(finish(scorers, 1)) == ["busy-1"]
+        wait_until((tmp_path / "answered-busy-5").exists)
+        clock.leap()
+        *_, done = finish(scorers, 1)
+        assert isinstance(done, Done)
+        scorers.submit(make_run("done-6"))
+        assert ended(finish(scorers, 1)) == ["done-6"]
+        assert len(pids_in(tmp_path)) == 1
         scorers.release()
         executor.close()
 

@@ -65,11 +65,21 @@ class Child:
     never start to work.
     """
 
-    def __init__(self, *, channel: Link, status: Link, log: Log, origin: Origin, memory_bytes: int | None) -> None:
+    def __init__(
+        self,
+        *,
+        channel: Link,
+        status: Link,
+        log: Log,
+        origin: Origin,
+        memory_bytes: int | None,
+        clock: Callable[[], float],
+    ) -> None:
         self.pid: int | None = None
         self.log = log
         self.born_at: float | None = None
-        self.forked_at = time.monotonic()
+        self.forked_at = clock()
+        self._clock = clock
         self._channel = channel
         self._status = status
         self._origin = origin
@@ -200,7 +210,7 @@ class Child:
     def _take_birth(self, pid: int) -> None:
         with self._lock:
             self.pid = pid
-            self.born_at = time.monotonic()
+            self.born_at = self._clock()
             if self._status.fds:
                 self._pidfd = self._status.fds.popleft()
             if self._struck is not None:
@@ -241,7 +251,7 @@ class Child:
         if not self._channel.closed:
             return None
         # Nothing more can be heard from it; usually it is ending and the zygote is about to say how.
-        now = time.monotonic()
+        now = self._clock()
         self._deaf_at = self._deaf_at or now
         if self._channel.broken is not None or now - self._deaf_at > DEAF_SECONDS:
             self.kill()
@@ -410,15 +420,23 @@ class Zygote:
     starter's, which must live as long as this is used. `python` None is the interpreter that runs now.
     """
 
-    def __init__(self, starter: Starter, preload: Iterable[str] = (), python: str | None = None) -> None:
+    def __init__(
+        self,
+        starter: Starter,
+        preload: Iterable[str] = (),
+        python: str | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._lock = threading.RLock()
+        self._clock = clock
         self._starter = starter
         self._python = python
         self._modules = list(dict.fromkeys(preload))
         self._counting = threading.Lock()
         """Apart from the lock above, which can be held while a process starts: closing a child waits for nothing."""
         self._children: set[Child] = set()
-        self._used_at = time.monotonic()
+        self._used_at = clock()
         self._deadly: set[str] = set()
         self._deaths = 0
         self._closed = False
@@ -437,7 +455,7 @@ class Zygote:
         with self._lock:
             origin = self._living()
             self._preload(origin, preload)
-            child = _fork(origin, entry, memory_bytes, lend_path=self._python is None)
+            child = _fork(origin, entry, memory_bytes, lend_path=self._python is None, clock=self._clock)
             with self._counting:
                 self._children.add(child)
             child.at_close(self._forget)
@@ -446,14 +464,14 @@ class Zygote:
     def _forget(self, child: Child) -> None:
         with self._counting:
             self._children.discard(child)
-            self._used_at = time.monotonic()
+            self._used_at = self._clock()
 
     def close_if_idle(self, seconds: float) -> bool:
         """End it if it has had no child for so long and nobody asks for one now; whether it is ended."""
         if not self._lock.acquire(blocking=False):
             return False
         try:
-            if not self._children and time.monotonic() - self._used_at >= seconds:
+            if not self._children and self._clock() - self._used_at >= seconds:
                 self.close()
             return self._closed
         finally:
@@ -461,7 +479,7 @@ class Zygote:
 
     def touch(self) -> None:
         """It is about to be used."""
-        self._used_at = time.monotonic()
+        self._used_at = self._clock()
 
     def thrive(self) -> None:
         """Something was done: deaths before do not count any more."""
@@ -582,7 +600,9 @@ def _program(python: str | None, control: int) -> tuple[list[str], dict[str, str
     return [*program, json.dumps(order)], {k: v for k, v in variables.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
 
 
-def _fork(origin: Origin, entry: str, memory_bytes: int | None, *, lend_path: bool) -> Child:
+def _fork(
+    origin: Origin, entry: str, memory_bytes: int | None, *, lend_path: bool, clock: Callable[[], float]
+) -> Child:
     our_channel, its_channel = socket.socketpair()
     our_status, its_status = socket.socketpair()
     log = Log()
@@ -590,7 +610,8 @@ def _fork(origin: Origin, entry: str, memory_bytes: int | None, *, lend_path: bo
         path = import_path() if lend_path else None
         order = {"op": "fork", "entry": entry, "cwd": current_folder(), "path": path, "memory_bytes": memory_bytes}
         origin.send(order, (its_channel.fileno(), its_status.fileno(), log.fileno()))
-    return Child(channel=Link(our_channel), status=Link(our_status), log=log, origin=origin, memory_bytes=memory_bytes)
+    channel, status = Link(our_channel), Link(our_status)
+    return Child(channel=channel, status=status, log=log, origin=origin, memory_bytes=memory_bytes, clock=clock)
 
 
 def import_path() -> list[str]:

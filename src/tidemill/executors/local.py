@@ -31,9 +31,18 @@ START_SECONDS = 120.0
 class Nursery:
     """What an executor and its sessions share: a zygote for each interpreter, and idle scorers. Thread-safe."""
 
-    def __init__(self, preload: tuple[str, ...], *, start_seconds: float, warm_bytes: int, idle_seconds: float) -> None:
+    def __init__(
+        self,
+        preload: tuple[str, ...],
+        *,
+        start_seconds: float,
+        warm_bytes: int,
+        idle_seconds: float,
+        clock: Callable[[], float],
+    ) -> None:
         self.start_seconds = start_seconds
-        self.warm = WarmScorers(warm_bytes, idle_seconds)
+        self.clock = clock
+        self.warm = WarmScorers(warm_bytes, idle_seconds, clock=clock)
         self._preload = preload
         self._idle_seconds = idle_seconds
         self._starter = Starter()
@@ -48,7 +57,7 @@ class Nursery:
                 raise ChildDied("The executor is closed.", remedy="Make a new one.")
             self._end_idle(python)
             if python not in self._zygotes:
-                self._zygotes[python] = Zygote(self._starter, self._preload, python)
+                self._zygotes[python] = Zygote(self._starter, self._preload, python, clock=self.clock)
             zygote = self._zygotes[python]
             zygote.touch()
             return zygote
@@ -107,7 +116,7 @@ class LocalSession(Executor):
             )
             try:
                 child.post({"entry": entry, "request": dict(request)})
-                task = _Task(entry, child, on_progress, should_stop, memory_bytes)
+                task = _Task(entry, child, on_progress, should_stop, memory_bytes, self._nursery.clock)
                 answer = task.wait(zygote, self._nursery.start_seconds, timeout_seconds)
             finally:
                 child.close()
@@ -123,6 +132,7 @@ class LocalSession(Executor):
             spec,
             stall_seconds=stall_seconds,
             start_seconds=self._nursery.start_seconds,
+            clock=self._nursery.clock,
         )
         try:
             leased.start(scorers)
@@ -158,8 +168,15 @@ class LocalExecutor(LocalSession):
         eager: bool = True,
         warm_bytes: int = 0,
         idle_seconds: float = IDLE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        nursery = Nursery(tuple(preload), start_seconds=start_seconds, warm_bytes=warm_bytes, idle_seconds=idle_seconds)
+        nursery = Nursery(
+            tuple(preload),
+            start_seconds=start_seconds,
+            warm_bytes=warm_bytes,
+            idle_seconds=idle_seconds,
+            clock=clock,
+        )
         super().__init__(nursery, Brood("this executor"))
         if eager:
             nursery.zygote()
@@ -181,12 +198,14 @@ class _Task:
         on_progress: Callable[[Mapping[str, Any]], None] | None,
         should_stop: Callable[[], bool] | None,
         memory_bytes: int | None,
+        clock: Callable[[], float],
     ) -> None:
         self._entry = entry
         self._child = child
         self._on_progress = on_progress
         self._should_stop = should_stop
         self._memory_bytes = memory_bytes
+        self._clock = clock
         self._ask_at = 0.0
 
     def wait(self, zygote: Zygote, start_seconds: float, timeout_seconds: float | None) -> dict[str, Any] | None:
@@ -221,14 +240,14 @@ class _Task:
         return None
 
     def _ask(self) -> None:
-        now = time.monotonic()
+        now = self._clock()
         if self._should_stop is not None and now >= self._ask_at:
             self._ask_at = now + ASK_SECONDS
             if self._should_stop():
                 raise Stopped
 
     def _check_time(self, zygote: Zygote, start_seconds: float, timeout_seconds: float | None) -> None:
-        now = time.monotonic()
+        now = self._clock()
         if self._child.born_at is None:
             if now - self._child.forked_at > start_seconds:
                 zygote.kill_hung()

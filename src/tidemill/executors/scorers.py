@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from tidemill.domain.errors import ChildDied, ModelUnusable, TidemillError, from_json
 from tidemill.domain.receipt import Receipt
@@ -53,13 +53,13 @@ OUTSIDE_DEATHS = 10
 class _Scorer:
     """One scorer's child, and what is known of it."""
 
-    def __init__(self, child: Child, *, fruitless: int = 0, kept: bool = False) -> None:
+    def __init__(self, child: Child, *, heard_at: float, fruitless: int = 0, kept: bool = False) -> None:
         self.child = child
         self.kept = kept
         """Whether it served another job before."""
         self.runs: dict[str, ChunkRun] = {}
         self.ready = False
-        self.heard_at = time.monotonic()
+        self.heard_at = heard_at
         self.step: Step | None = None
         self.verdict: Death | None = None
         """Why it was killed by us, or what it said before it ended."""
@@ -84,9 +84,9 @@ class _Scorer:
             return 0
         return RUNS_PER_SCORER - len(self.runs)
 
-    def give(self, run: ChunkRun) -> None:
+    def give(self, run: ChunkRun, now: float) -> None:
         if not self.runs:
-            self.heard_at = time.monotonic()
+            self.heard_at = now
         self.runs[run.attempt] = run
         self.child.post({"op": "run", "run": run.to_json()})
 
@@ -109,6 +109,7 @@ class LocalScorerSet(ScorerSet):
         *,
         stall_seconds: float,
         start_seconds: float,
+        clock: Callable[[], float],
     ) -> None:
         self._zygote = zygote
         self._brood = brood
@@ -116,6 +117,7 @@ class LocalScorerSet(ScorerSet):
         self._spec = spec
         self.stall_seconds = stall_seconds
         self._start_seconds = start_seconds
+        self._clock = clock
         self._spotless = True
         """Whether nothing happened in this set that makes its scorers doubtful for another job."""
         self._scorers: list[_Scorer] = []
@@ -126,7 +128,8 @@ class LocalScorerSet(ScorerSet):
 
     def start(self, scorers: int) -> None:
         """Take over what fits, have the other scorers forked."""
-        self._scorers = [_Scorer(child, kept=True) for child in self._warm.take(self._spec, scorers)]
+        taken = self._warm.take(self._spec, scorers)
+        self._scorers = [_Scorer(child, heard_at=self._clock(), kept=True) for child in taken]
         for scorer in self._scorers:
             self._take_over(scorer.child)
         while len(self._scorers) < scorers:
@@ -148,7 +151,7 @@ class LocalScorerSet(ScorerSet):
         return [scorer.child.pid for scorer in self._scorers if scorer.child.pid is not None]
 
     def poll(self, timeout_seconds: float) -> Sequence[Event]:
-        deadline = time.monotonic() + timeout_seconds
+        deadline = self._clock() + timeout_seconds
         while True:
             self._look()
             if self._events:
@@ -156,7 +159,7 @@ class LocalScorerSet(ScorerSet):
                 return events
             if self._failure is not None:
                 raise self._failure
-            now = time.monotonic()
+            now = self._clock()
             if now >= deadline:
                 return []
             wait_for((scorer.child for scorer in self._scorers), min(deadline, self._next_look(now)) - now)
@@ -213,14 +216,14 @@ class LocalScorerSet(ScorerSet):
             lambda: self._zygote.fork(RUN_SCORER, preload=spec.preload, memory_bytes=spec.memory_bytes)
         )
         child.post({"entry": spec.entry, "job": dict(spec.job)})
-        return _Scorer(child, fruitless=fruitless)
+        return _Scorer(child, heard_at=self._clock(), fruitless=fruitless)
 
     def _take_over(self, child: Child) -> None:
         self._brood.bear(lambda: child)
         child.post({"op": "job", "job": dict(self._spec.job)})
 
     def _look(self) -> None:
-        now = time.monotonic()
+        now = self._clock()
         for scorer in list(self._scorers):
             self._listen(scorer)
             death = scorer.child.death()
@@ -233,7 +236,7 @@ class LocalScorerSet(ScorerSet):
 
     def _listen(self, scorer: _Scorer) -> None:
         for message in scorer.child.hear():
-            scorer.heard_at = time.monotonic()
+            scorer.heard_at = self._clock()
             try:
                 self._take(scorer, message)
             except (KeyError, TypeError, ValueError, AttributeError) as exc:
@@ -348,7 +351,7 @@ class LocalScorerSet(ScorerSet):
                 # A scorer that is about to be ready can begin with it; here it would only lie in wait.
                 return
             self._spotless &= not self._waiting[0].alone
-            best.give(self._waiting.popleft())
+            best.give(self._waiting.popleft(), self._clock())
 
 
 def _read_event(run: ChunkRun, message: Message) -> Done | Progress | Failed:

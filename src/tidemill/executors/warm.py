@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,9 +50,16 @@ class WarmScorers:
     holds; the one whose job ended longest ago goes first.
     """
 
-    def __init__(self, max_bytes: int, idle_seconds: float = IDLE_SECONDS) -> None:
+    def __init__(
+        self,
+        max_bytes: int,
+        idle_seconds: float = IDLE_SECONDS,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._max_bytes = max_bytes
         self._idle_seconds = idle_seconds
+        self._clock = clock
         self._changed = threading.Condition()
         self._idle: list[_Idle] = []
         """The one that was used last comes last."""
@@ -74,7 +82,7 @@ class WarmScorers:
         with self._changed:
             closed = self._closed
             if not closed:
-                self._idle.append(_Idle(key=_key(spec), child=child, since=time.monotonic()))
+                self._idle.append(_Idle(key=_key(spec), child=child, since=self._clock()))
                 self._start_keeper()
                 self._changed.notify()
         if closed:
@@ -117,9 +125,9 @@ class WarmScorers:
     def _keep_house(self) -> None:
         while not self._closed:
             with self._changed:
-                ended = self._sort_out(time.monotonic())
+                ended = self._sort_out(self._clock())
                 if not ended and not self._closed:
-                    self._changed.wait(self._pause(time.monotonic()))
+                    self._changed.wait(self._pause(self._clock()))
             _end(ended)
 
     def _sort_out(self, now: float) -> list[_Idle]:

@@ -1,7 +1,7 @@
 """Entry points that behave well and badly, for the contract suite of executors.
 
 Tasks take (request, progress). The scorer `score` does with each run what the attempt's name says, up
-to its first dash: "done-7" answers at once, "segfault-7" does not.
+to its first dash: "done-7" answers at once, "segfault-7" does not. "busy-7" takes seven tenths of a second.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ def _hang(*, gil: bool) -> None:
 
 
 def score(channel: Channel, job: Mapping[str, Any]) -> None:
-    """A scorer. `job`: {"start": how it begins, "folder": where it writes its pid and its end, "rests": how
-    it rests when its job is done ("well" if missing)}."""
+    """A scorer. `job`: {"start": how it begins, "folder": where it writes its pid, the runs that it has answered
+    and its end, "rests": how it rests when its job is done ("well" if missing)}."""
     _take_job(channel, job)
     while (message := channel.receive()) is not None and message["op"] != "stop":
         if message["op"] == "rest":
@@ -135,6 +135,7 @@ def score(channel: Channel, job: Mapping[str, Any]) -> None:
         else:
             run = ChunkRun.from_json(message["run"])
             _RUNS[run.attempt.partition("-")[0]](channel, run)
+            (Path(job["folder"]) / f"answered-{run.attempt}").touch()
     if message is not None:
         (Path(job["folder"]) / f"stopped-{os.getpid()}").touch()
 
@@ -170,17 +171,30 @@ def _begin(how: str, folder: Path) -> None:
         raise MemoryError
     elif how == "crowded":
         _abort_unless_first(folder)
+    elif how == "one by one":
+        _wait_unless_first(folder)
     elif how == "hang":
         _hang(gil=True)
 
 
 def _abort_unless_first(folder: Path) -> None:
-    try:
-        (folder / "claim").touch(exist_ok=False)
-    except FileExistsError:
+    if not _is_first(folder):
         while not list(folder.glob("ready-*")):
             time.sleep(0.01)
         os.abort()
+
+
+def _wait_unless_first(folder: Path) -> None:
+    while not (_is_first(folder) or (folder / "go").exists()):
+        time.sleep(0.01)
+
+
+def _is_first(folder: Path) -> bool:
+    try:
+        (folder / "claim").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _done(channel: Channel, run: ChunkRun) -> None:
@@ -194,8 +208,8 @@ def _slow(channel: Channel, run: ChunkRun) -> None:
 
 
 def _busy(channel: Channel, run: ChunkRun) -> None:
-    """Take a second and a half, but say so every tenth."""
-    for tenth in range(15):
+    """Take as many tenths of a second as the attempt's name says, and tell of each."""
+    for tenth in range(int(run.attempt.partition("-")[2])):
         channel.send(
             {"op": "progress", "attempt": run.attempt, "rows": tenth, "rejected": 1, "busy_seconds": {"model": 0.5}}
         )
@@ -220,6 +234,7 @@ def _stall(channel: Channel, run: ChunkRun) -> None:
 
 def _linger(channel: Channel, run: ChunkRun) -> None:
     """Say that it has begun, then hang."""
+    _announce(channel, run)
     channel.send({"op": "progress", "attempt": run.attempt, "rows": 0, "rejected": 0, "busy_seconds": {}})
     _hang(gil=True)
 
