@@ -11,7 +11,7 @@ import pytest
 
 from tests.crash.rig import tree
 from tests.crash.rig.job import CrashJob, new_job, once, write_inputs
-from tests.crash.rig.strike import Point, Spans, check_visible, finish_and_check, judge, measure, strike
+from tests.crash.rig.strike import Point, check_visible, finish_and_check, judge, strike
 
 SEEDS = int(os.environ.get("TIDEMILL_CRASH_SEEDS", "20"))
 PHASES = {
@@ -21,15 +21,15 @@ PHASES = {
     "zygote": ("running", "planning", "running"),
     "planner": ("planning",),
 }
+SEEN = {
+    "start": ("start", "store", "claim", "scored", "assembled"),
+    "planning": ("planning", "listed", "planned"),
+    "committing": ("committing", "journalled", "published"),
+}
+"""What of a phase is waited for."""
+EARLY_AGAIN = ("start", "again", "again")
 MODES = ("error", "error", "overwrite", "append")
 """Outputs that replace or extend another are tried for whoever publishes."""
-
-
-@pytest.fixture(scope="session")
-def spans(tmp_path_factory: pytest.TempPathFactory, inputs: tuple[Path, ...]) -> Spans:
-    """An undisturbed job's phases; the first run only warms the file cache."""
-    measure(new_job(tmp_path_factory.mktemp("warm"), inputs))
-    return measure(new_job(tmp_path_factory.mktemp("clean"), inputs))
 
 
 @pytest.fixture(scope="session")
@@ -42,15 +42,18 @@ def older(tmp_path_factory: pytest.TempPathFactory) -> CrashJob:
     return job
 
 
-def choose(target: str, seed: int, spans: Spans, rng: random.Random, *, recovery: bool = False) -> Point:
-    """The instant of a blow. A recovery of a job that had got to committing is over soon: half of them early."""
+def choose(target: str, seed: int, rng: random.Random, *, recovery: bool = False) -> Point:
+    """The instant of a blow: soon after something is seen of the job, so that a slow machine hits it as well.
+
+    A recovery of a job that had got to committing is over soon: half of them early.
+    """
     phases = PHASES[target]
-    phase = "start" if recovery and seed % 2 else phases[seed % len(phases)]
-    if phase == "start":
-        return Point(phase=phase, delay=rng.uniform(0.1, 0.9) * spans.total)
+    phase = phases[seed % len(phases)]
+    if recovery and seed % 2:
+        return Point(phase=rng.choice(EARLY_AGAIN), delay=rng.uniform(0, 0.03))
     if phase == "running":
         return Point(phase=phase, chunks_done=rng.randrange(24), delay=rng.uniform(0, 0.03))
-    return Point(phase=phase, delay=spans.within(phase, rng))
+    return Point(phase=rng.choice(SEEN[phase]), delay=rng.uniform(0, 0.005 if phase == "committing" else 0.05))
 
 
 def replaced(job: CrashJob, older: CrashJob, target: str, seed: int) -> tuple[CrashJob, tuple[Path, ...]]:
@@ -64,18 +67,16 @@ def replaced(job: CrashJob, older: CrashJob, target: str, seed: int) -> tuple[Cr
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 @pytest.mark.parametrize("target", PHASES)
-def test_every_row_once_after_sigkill(target: str, seed: int, job: CrashJob, spans: Spans, older: CrashJob) -> None:
+def test_every_row_once_after_sigkill(target: str, seed: int, job: CrashJob, older: CrashJob) -> None:
     """Kill, sometimes kill the recovery too, go on: each row once, nothing committed scored again."""
     rng = random.Random(f"{target} {seed}")
     job, before = replaced(job, older, target, seed)
-    blows = [strike(job, 0, target, choose(target, seed, spans, rng))]
+    blows = [strike(job, 0, target, choose(target, seed, rng))]
     check_visible(job, blows[0].look.state if blows[0].ran.code not in (0, 3) else "succeeded", before)
     if seed % 3 == 0 and blows[0].ran.code not in (0, 3):
         second = rng.choice(("worker", "group"))
-        blows.append(strike(job, 1, second, choose(second, seed // 3, spans, rng, recovery=True)))
+        blows.append(strike(job, 1, second, choose(second, seed // 3, rng, recovery=True)))
         check_visible(job, blows[1].look.state if blows[1].ran.code not in (0, 3) else "succeeded", before)
     runs = finish_and_check(job, len(blows), before=before, again=seed % 4 == 1)
     assert not tree.marked(job.mark)
-    for kill in judge(job, blows, target, seed, runs):
-        assert kill.scored_again == 0, kill
-        assert not kill.chunks_done or kill.scored_after < kill.chunks_total, kill
+    judge(job, blows, target, seed, runs)

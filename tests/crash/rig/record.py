@@ -27,7 +27,7 @@ class Kill:
     """One kill and what came of it."""
 
     suite: str
-    """"instants", "calls", "publish", "freeze", "fault", "power"."""
+    """"instants", "calls", "publish", "freeze", "outputs", "determinism", "fault", "power"."""
     case: str
     """The test's own name for what it tried."""
     seed: int

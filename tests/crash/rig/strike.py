@@ -2,51 +2,39 @@
 
 from __future__ import annotations
 
-import random
+import os
+import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests import checker
-from tests.crash.rig import ledger, tree
+from tests.crash.rig import ledger, strace, tree
 from tests.crash.rig.job import SUCCESS, CrashJob, Ran, ended, once, start, then_done
 from tests.crash.rig.ledger import Look, Window
 from tests.crash.rig.record import Kill, write
 
-
-@dataclass(frozen=True, kw_only=True)
-class Spans:
-    """How long each phase of an undisturbed job took, in seconds."""
-
-    seconds: dict[str, float]
-    total: float
-
-    def within(self, phase: str, rng: random.Random) -> float:
-        """A random instant of a phase."""
-        return rng.uniform(0, 0.7 * self.seconds.get(phase, 0.0))
-
-
-def measure(job: CrashJob) -> Spans:
-    """Run a job undisturbed, with a look every millisecond."""
-    began = time.monotonic()
-    process, window = start(job), Window(job.database)
-    first: dict[str, float] = {}
-    while process.poll() is None:
-        first.setdefault(window.look().state, time.monotonic())
-        time.sleep(0.001)
-    stop = time.monotonic()
-    window.close()
-    ran = ended(job, 0, process)
-    assert ran.code in SUCCESS, ran
-    marks = [*first.items(), ("ended", stop)]
-    spans = {name: marks[i + 1][1] - at for i, (name, at) in enumerate(marks[:-1])}
-    return Spans(seconds=spans, total=stop - began)
+SIGHTS = {
+    "store": "home/tidemill.db",
+    "claim": "place/.scores.tidemill.claim",
+    "listed": "place/.scores.tidemill/*/plan/files.arrow",
+    "planned": "place/.scores.tidemill/*/plan/plan.json",
+    "scored": "place/.scores.tidemill/*/parts/*",
+    "assembled": "place/.scores.tidemill/*/out/data",
+    "journalled": "place/.scores.tidemill/*/journal.json",
+    "published": "place/scores.manifest.json",
+}
+"""What can be seen of a job from outside, in the order in which it comes; where, below the job's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """An instant: so long after the job came to a phase ("start": after the command was started)."""
+    """An instant: so long after something was seen.
+
+    "start": the command was started; "again": this run has the job; one of `SIGHTS`; or the job came to a phase.
+    """
 
     phase: str
     delay: float
@@ -62,7 +50,7 @@ class Struck:
     """What a kill hit."""
 
     target: str
-    point: Point
+    point: Point | str
     look: Look
     hit: bool
     run: int
@@ -73,9 +61,10 @@ class Struck:
 
 def strike(job: CrashJob, run: int, target: str, point: Point) -> Struck:
     """Start the command, kill the target at the point, wait until the command has ended."""
+    epoch = ledger.look(job.database).epoch
     process = start(job, run)
     with Window(job.database) as window:
-        _wait(process, window, point)
+        _wait(job, process, window, point, epoch)
         before = window.look(chunks=True)
         running = process.poll() is None
         pid = tree.kill(process.pid, target) if running else None
@@ -84,19 +73,69 @@ def strike(job: CrashJob, run: int, target: str, point: Point) -> Struck:
         whole = target in ("worker", "group")
         seen = window.look(chunks=True) if whole else before
     if whole:
-        _nobody_left(job)
+        nobody_left(job)
         struck_bytes = log_bytes(job, run)
     hit = pid is not None and (seen if whole else before).phase < ledger.PHASES.index("ended")
     return Struck(target=target, point=point, look=seen, hit=hit, run=run, log_bytes=struck_bytes, ran=ran)
 
 
-def _wait(process: subprocess.Popen[str], window: Window, point: Point) -> None:
-    if point.phase != "start":
-        window.wait(point.phase, running=lambda: process.poll() is None, chunks_done=point.chunks_done)
+def strike_call(job: CrashJob, run: int, call: str, n: int) -> Struck:
+    """Start the command; the worker dies as it enters its N-th call of that name."""
+    log = job.logs / f"kill.{run}.strace"
+    ran = once(job, run, prefix=strace.prefix(log, [call], f"{call}:signal=KILL:when={n}"))
+    return _struck(job, run, f"{call} {n}", ran, hit=strace.killed(log))
+
+
+def strike_between_commits(job: CrashJob, run: int, chunks_done: int) -> Struck:
+    """Start the command; the worker dies when so many chunks are committed, or a few more, but never all.
+
+    It hands out chunks slowly, so that there are several commits, and is stopped each time it has synced the
+    store, so that it cannot run past the point, however fast the model is.
+    """
+    stops = stopping(job, run, "fdatasync", "1+", "sendmsg:delay_enter=60000")
+    with Window(job.database) as window:
+        while stops.wait() and window.look().chunks_done < chunks_done:
+            stops.go_on()
+    if stops.tracer.poll() is None:
+        os.kill(stops.worker, signal.SIGKILL)
+    ran = ended(job, run, stops.tracer)
+    return _struck(job, run, f"{chunks_done} chunks", ran, hit=strace.killed(stops.log))
+
+
+def stopping(job: CrashJob, run: int, call: str, when: str, *inject: str) -> strace.Stops:
+    """Start the command; its worker is stopped after the calls of that name that `when` says."""
+    log, stop = job.logs / f"stop.{run}.strace", f"{call}:signal=STOP:when={when}"
+    calls = [call, *(each.partition(":")[0] for each in inject)]
+    tracer = start(job, run, prefix=strace.prefix(log, calls, stop, *inject))
+    return strace.Stops(tracer=tracer, log=log)
+
+
+def _struck(job: CrashJob, run: int, point: str, ran: Ran, *, hit: bool) -> Struck:
+    """Of a worker that is dead."""
+    nobody_left(job)
+    look = ledger.look(job.database)
+    return Struck(target="worker", point=point, look=look, hit=hit, run=run, log_bytes=log_bytes(job, run), ran=ran)
+
+
+def _wait(job: CrashJob, process: subprocess.Popen[str], window: Window, point: Point, epoch: int) -> None:
+    def running() -> bool:
+        return process.poll() is None
+
+    if point.phase in ledger.PHASES:
+        window.wait(point.phase, running=running, chunks_done=point.chunks_done)
+    while running() and not _is_seen(job, window, point.phase, epoch):
+        time.sleep(0.001)
     time.sleep(point.delay)
 
 
-def _nobody_left(job: CrashJob) -> None:
+def _is_seen(job: CrashJob, window: Window, phase: str, epoch: int) -> bool:
+    if phase == "again":
+        return window.look().epoch > epoch
+    return phase not in SIGHTS or any(job.home.parent.glob(SIGHTS[phase]))
+
+
+def nobody_left(job: CrashJob) -> None:
+    """No process of the job lives one second after its worker's death."""
     stop = time.monotonic() + 1
     while left := tree.marked(job.mark):
         if time.monotonic() > stop:
@@ -128,8 +167,10 @@ def chunk_of(job: CrashJob) -> dict[tuple[int, int], int]:
     return dict(zip(keys, numbers, strict=True))
 
 
-def judge(job: CrashJob, blows: list[Struck], case: str, seed: int, runs: int) -> list[Kill]:
-    """Records of the blows: what each cost in chunks scored again."""
+def judge(
+    job: CrashJob, blows: Sequence[Struck], case: str, seed: int, runs: int, *, suite: str = "instants"
+) -> list[Kill]:
+    """Records of the blows: what each cost in chunks scored again. None of them may be one that was committed."""
     where = chunk_of(job)
     kills = []
     for blow in blows:
@@ -137,7 +178,7 @@ def judge(job: CrashJob, blows: list[Struck], case: str, seed: int, runs: int) -
         for run in range(blow.run + 1, runs):
             later |= {where[key] for key in scored(job, run)}
         kill = Kill(
-            suite="instants",
+            suite=suite,
             case=case,
             seed=seed,
             point=str(blow.point),
@@ -153,6 +194,8 @@ def judge(job: CrashJob, blows: list[Struck], case: str, seed: int, runs: int) -
         )
         write(kill)
         kills.append(kill)
+        assert kill.scored_again == 0, kill
+        assert not kill.chunks_done or kill.scored_after < kill.chunks_total, kill
     return kills
 
 
