@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +14,9 @@ import pytest
 
 from tests import checker
 from tests.crash.rig.job import CrashJob, new_job, once
-from tests.crash.rig.strike import Point, check_visible, strike
+from tests.crash.rig.strike import check_visible, judge, strike_between_commits
+
+SEEDS = int(os.environ.get("TIDEMILL_CRASH_SEEDS", "20"))
 
 FEATURES = [f"f{i}" for i in range(8)]
 ROWS = (5200, 4900, 5150, 4750, 5000)
@@ -55,7 +58,7 @@ def _python(folder: Path, files: tuple[Path, ...]) -> str:
 
 
 def _linear(folder: Path, files: tuple[Path, ...]) -> str:
-    """Its last bits depend on which rows share a batch. Powers of the features make it slow enough to hit."""
+    """Its last bits depend on which rows share a batch."""
     import pandas as pd
     import skops.io
     from sklearn.linear_model import Ridge
@@ -104,25 +107,37 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return MODELS[request.param](tmp_path_factory.mktemp("model"), featured)
 
 
-def test_same_bytes(model: str, featured: tuple[Path, ...], tmp_path: Path) -> None:
-    """1, 2 and 5 scorers, and 2 with a kill half way."""
-    found = {str(scorers): _published(_job(tmp_path, featured, model, scorers)) for scorers in (1, 2, 5)}
-    killed = _job(tmp_path, featured, model, 2, name="killed", sleep=0.05)
-    blow = strike(killed, 0, "worker", Point(phase="running", chunks_done=1, delay=0.0))
-    check_visible(killed, blow.look.state, ())
-    assert blow.hit, blow
-    assert 0 < len(blow.look.committed) < 25, blow
-    found["killed"] = _published(killed, run=1)
-    assert len(found["1"]) >= 20
-    for name, files in found.items():
-        assert files == found["1"], f"{name}: other bytes than one scorer's"
+@pytest.fixture(scope="session")
+def alone(model: str, featured: tuple[Path, ...], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What one scorer publishes, never disturbed."""
+    found = _published(_job(tmp_path_factory.mktemp("alone"), featured, model, 1))
+    assert len(found) >= 20
+    return found
 
 
-def _job(
-    folder: Path, files: tuple[Path, ...], model: str, scorers: int, *, name: str = "", sleep: float = 0.0
-) -> CrashJob:
-    job = new_job(folder / (name or str(scorers)), files, model=model, scorers=scorers, sleep=sleep)
-    return job.but(keep="file_no,row_no")
+@pytest.mark.parametrize("scorers", [2, 5])
+def test_same_bytes(
+    scorers: int, model: str, alone: dict[str, str], featured: tuple[Path, ...], tmp_path: Path
+) -> None:
+    """However many scorers."""
+    assert _published(_job(tmp_path, featured, model, scorers)) == alone
+
+
+@pytest.mark.parametrize("seed", range(SEEDS // 10))
+def test_same_bytes_after_a_kill(
+    seed: int, model: str, alone: dict[str, str], featured: tuple[Path, ...], tmp_path: Path
+) -> None:
+    """Killed between two commits. Each model has a tenth of the seeds: `test_instants` has all of them."""
+    job = _job(tmp_path, featured, model, 2)
+    blow = strike_between_commits(job, 0, 1 + 3 * (seed % 4))
+    check_visible(job, blow.look.state, ())
+    assert blow.hit and 0 < len(blow.look.committed) < len(alone), blow
+    assert _published(job, run=1) == alone
+    judge(job, [blow], model.rpartition("/")[2], seed, 2, suite="determinism")
+
+
+def _job(folder: Path, files: tuple[Path, ...], model: str, scorers: int) -> CrashJob:
+    return new_job(folder, files, model=model, scorers=scorers, sleep=0.0, keep="file_no,row_no")
 
 
 def _published(job: CrashJob, run: int = 0) -> dict[str, str]:
