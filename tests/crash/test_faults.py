@@ -5,30 +5,37 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from tests import checker
 from tests.crash.rig import ledger, mounts, record
+from tests.crash.rig.again import rescored
 from tests.crash.rig.job import SUCCESS, CrashJob, Ran, new_job, once, say, write_inputs
-from tests.crash.rig.ledger import Look
-from tests.crash.rig.strike import check, chunk_of, finish_and_check, scored
+from tests.crash.rig.ledger import FINISHED, Look
+from tests.crash.rig.record import Kill
+from tests.crash.rig.strike import Point, check, finish_and_check, strike
+from tests.crash.rig.syscalls import failed_calls, failing
 
 FULL = re.compile(r"no space left|disk is full|database or disk is full", re.IGNORECASE)
-BROKEN = re.compile(r"input/output error|i/o error|malformed", re.IGNORECASE)
+BROKEN = re.compile(r"input/output error|disk i/o error", re.IGNORECASE)
+REASON = {"ENOSPC": FULL, "EIO": BROKEN}
 
 
 def test_output_on_a_full_disk(tmp_path: Path) -> None:
     """ENOSPC half way; with more space the same command finishes, no committed chunk scored again."""
     inputs = write_inputs(tmp_path / "in", note_bytes=300)
-    with mounts.small(tmp_path / "small", 2_500_000) as place:
+    size_bytes = 2_500_000
+    with mounts.small(tmp_path / "small", size_bytes) as place:
         job = new_job(tmp_path, inputs, output=place.path / "out" / "scores", sleep=0.0)
         job.output.parent.mkdir()
         left = _refused(job, once(job), FULL)
         assert left.committed, "the disk was full before the first chunk: nothing was tried"
         _check_parts(job, left)
         place.resize(64 << 20)
-        _finish(job, left, "ENOSPC for parts")
+        _judge(job, left, range(1, finish_and_check(job, 1)), _full_disk("output", size_bytes))
 
 
 def test_store_on_a_full_disk(tmp_path: Path, inputs: tuple[Path, ...]) -> None:
@@ -37,11 +44,12 @@ def test_store_on_a_full_disk(tmp_path: Path, inputs: tuple[Path, ...]) -> None:
         job = new_job(tmp_path, inputs, home=place.path / "home", sleep=0.0)
         job.home.mkdir()
         assert say("jobs", "list", "--json", home=job.home).code == 0
-        place.resize(place.used_bytes() + (48 << 10))
+        size_bytes = place.used_bytes() + (48 << 10)
+        place.resize(size_bytes)
         left = _refused(job, once(job), FULL)
         place.resize(64 << 20)
         _check_parts(job, left)
-        _finish(job, left, "ENOSPC for the store")
+        _judge(job, left, range(1, finish_and_check(job, 1)), _full_disk("store", size_bytes))
 
 
 @pytest.mark.parametrize("free_kb", [0, 4, 40])
@@ -60,84 +68,200 @@ def test_a_store_that_cannot_even_begin(free_kb: int, tmp_path: Path, inputs: tu
         finish_and_check(job, 1)
 
 
-CALLS = [(call, n) for call, numbers in {"fsync": (1, 2, 3, 5, 8), "fdatasync": (1, 2, 4, 9)}.items() for n in numbers]
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A system call that fails, and what must come of it."""
+
+    name: str
+    call: str
+    path: str
+    """Whose call: {home}; {place} of the output; {hidden} there; {staging} of the job; {part}, the fifth chunk's
+    without its kind; {pid} of the worker."""
+    error: str = "EIO"
+    when: str = "1"
+    """The number of that call on that path in its thread; with "+" all from there on."""
+    anywhere: bool = False
+    """Whether any thread or child makes that call; else the worker's first thread."""
+    resumed: bool = False
+    """Whether it is made to fail in a run that goes on with another."""
+    harmless: str = ""
+    """Why the job may succeed all the same. Empty: it must not, and must say why."""
+
+    @property
+    def point(self) -> str:
+        return f"{self.call} {self.when} of {self.path}: {self.error}"
+
+    @property
+    def follows_another(self) -> bool:
+        """Only a job that has begun is known by its id."""
+        return self.resumed or "{staging}" in self.path or "{part}" in self.path
+
+    @property
+    def target(self) -> str:
+        return "scorer" if "part" in self.path else "worker"
 
 
-@pytest.mark.parametrize(("call", "n"), CALLS)
-def test_a_sync_fails(call: str, n: int, job: CrashJob, tmp_path: Path) -> None:
-    """EIO from the N-th sync of every thread of every process of the job."""
-    job = job.but(sleep=0.0)
-    _fail_at(job, f"{call}:error=EIO:when={n}", call, tmp_path, ())
-
-
-@pytest.mark.parametrize(
-    ("error", "path"), [("EIO", "manifest"), ("ENOSPC", "manifest"), ("EIO", "database"), ("ENOSPC", "database")]
+PART = "{part}.predictions.parquet"
+MANIFEST = "{staging}/out/.manifest.json.{pid}.tmp"
+WAL = "{home}/tidemill.db-wal"
+PARTS = (
+    Fault(name="part-written", call="write", path=PART, anywhere=True),
+    Fault(name="part-full", call="write", path=PART, error="ENOSPC", when="2+", anywhere=True),
+    Fault(name="part-synced", call="fsync", path=PART, anywhere=True),
+    # The second in the scorer; the worker's own second one would come after all parts.
+    Fault(name="part-named", call="fsync", path="{staging}/parts", when="2", anywhere=True),
 )
-@pytest.mark.parametrize("n", [1, 3])
-def test_a_write_fails(error: str, path: str, n: int, job: CrashJob, tmp_path: Path) -> None:
-    """A write fails: of the manifest beside the output, of the store's log."""
-    job = job.but(sleep=0.0)
-    target = _manifest_scratch(job) if path == "manifest" else f"{job.database}-wal"
-    call = "write" if path == "manifest" else "pwrite64"
-    _fail_at(job, f"{call}:error={error}:when={n}+", call, tmp_path, ("-P", target))
+OUTPUT = (
+    Fault(name="claim-synced", call="fsync", path="{hidden}/.claim.json.{pid}.tmp"),
+    Fault(name="data-assembled", call="fsync", path="{staging}/out/data"),
+    Fault(name="manifest-written", call="write", path=MANIFEST),
+    Fault(name="manifest-full", call="write", path=MANIFEST, error="ENOSPC"),
+    Fault(name="manifest-synced", call="fsync", path=MANIFEST),
+    Fault(name="journal-synced", call="fsync", path="{staging}/.journal.json.{pid}.tmp"),
+    # Three of these come before: for the hidden folder, the claim, and for the hidden folder once more.
+    Fault(name="data-published", call="fsync", path="{place}", when="4"),
+    Fault(name="rejected-published", call="fsync", path="{place}", when="5"),
+    Fault(name="manifest-published", call="fsync", path="{place}", when="6+"),
+    Fault(
+        name="manifest-published-at-the-second-try",
+        call="fsync",
+        path="{place}",
+        when="6",
+        harmless="it is synced again before the store hears of it",
+    ),
+    Fault(
+        name="cleaned-up",
+        call="fsync",
+        path="{place}",
+        when="7",
+        harmless="all is published and stored; a claim that comes back is known to be over",
+    ),
+)
+STORE = (
+    Fault(name="home-synced", call="fsync", path="{home}"),
+    Fault(name="store-begun", call="fdatasync", path="{home}/tidemill.db-journal"),
+    Fault(name="store-written", call="pwrite64", path=WAL, when="1+"),
+    Fault(name="store-full", call="pwrite64", path=WAL, when="60+", error="ENOSPC"),
+    Fault(name="store-synced", call="fdatasync", path=WAL),
+    Fault(name="plan-stored", call="fdatasync", path=WAL, when="5"),
+    Fault(name="chunks-stored", call="fdatasync", path=WAL, when="6+"),
+    Fault(
+        name="checkpoint-written",
+        call="pwrite64",
+        path="{home}/tidemill.db",
+        anywhere=True,
+        resumed=True,
+        harmless="the log that is copied when the store is closed stays, and is read next time",
+    ),
+    Fault(
+        name="checkpoint-synced",
+        call="fdatasync",
+        path="{home}/tidemill.db",
+        anywhere=True,
+        resumed=True,
+        harmless="the log that is copied when the store is closed stays, and is read next time",
+    ),
+)
 
 
-def _manifest_scratch(job: CrashJob) -> str:
-    return str(job.output.with_name("scores.manifest.json"))
-
-
-def _fail_at(job: CrashJob, inject: str, call: str, folder: Path, only: tuple[str, ...]) -> None:
-    log = folder / "strace.log"
-    prefix = ["strace", "-f", "-qq", "-o", str(log), *only, "-e", f"trace={call}", "-e", f"inject={inject}"]
-    ran = once(job, prefix=prefix)
-    injected = "(INJECTED)" in log.read_text(errors="replace")
-    if ran.code in SUCCESS:
-        check(job)
+@pytest.mark.parametrize("fault", (*PARTS, *OUTPUT, *STORE), ids=lambda fault: fault.name)
+def test_a_call_fails(fault: Fault, tmp_path: Path) -> None:
+    """Whoever's call fails, the run ends with the reason and the next one ends the job; or it was harmless."""
+    inputs = write_inputs(tmp_path / "in", rows=(2600, 2100))
+    job = new_job(tmp_path, inputs, sleep=0.0, scorers=1, rows_per_chunk=500)
+    begun = _begin(job) if fault.follows_another else Look()
+    log = tmp_path / "strace.log"
+    path = _path(fault, job, begun)
+    words = f"error={fault.error}:when={fault.when}"
+    ran = once(job, 1, prefix=failing(log, path, fault.call, words, anywhere=fault.anywhere))
+    hits = failed_calls(log)
+    assert hits, f"nothing failed at {path}: {ran}"
+    assert all(re.fullmatch(re.escape(path).replace(r"\$\$", r"\d+"), hit) for hit in hits), hits
+    if fault.harmless:
         left = ledger.look(job.database)
+        assert ran.code in SUCCESS and left.state in FINISHED, ran
+        check(job)
+        runs = 2
     else:
-        assert injected, ran
-        left = _refused(job, ran, re.compile(f"{FULL.pattern}|{BROKEN.pattern}", re.IGNORECASE))
+        left = _refused(job, ran, REASON[fault.error])
+        assert len(left.committed) >= (4 if "{part}" in fault.path else 0), left
         _check_parts(job, left)
-        _finish(job, left, inject)
-    record.write(
-        record.Kill(
-            suite="fault",
-            case=call,
-            seed=0,
-            point=inject,
-            target="write",
-            state=left.state,
-            hit=injected,
-            chunks_done=len(left.committed),
-        )
+        runs = finish_and_check(job, 2)
+    kill = Kill(
+        suite="fault",
+        case=fault.name,
+        seed=int(fault.when.rstrip("+")),
+        point=fault.point,
+        target=fault.target,
+        state="",
+        hit=bool(hits),
+    )
+    _judge(job, left, range(2, runs), kill)
+
+
+def _begin(job: CrashJob) -> Look:
+    """A run that is killed early: from then on the job's id is known."""
+    assert strike(job, 0, "group", Point(phase="planning", delay=0)).hit
+    return ledger.look(job.database)
+
+
+def _path(fault: Fault, job: CrashJob, begun: Look) -> str:
+    """The path in words that a shell completes. One scorer takes chunks in order, and attempts are counted."""
+    staging = ledger.staging(job.database, begun.job_id) if begun.job_id else Path()
+    missing = [chunk for chunk in range(10) if chunk not in begun.committed]
+    return fault.path.format(
+        home=job.home,
+        place=job.output.parent,
+        hidden=job.output.with_name(f".{job.output.name}.tidemill"),
+        staging=staging,
+        part=staging / "parts" / f"{missing[4]:07d}.e{begun.epoch + 1}-5",
+        pid="$$",
     )
 
 
 def _refused(job: CrashJob, ran: Ran, reason: re.Pattern[str]) -> Look:
-    """The run ended with the reason and no traceback."""
-    assert ran.code in (1, 2), ran
+    """The run ended with the reason and no traceback, and nobody says that the job is done."""
+    assert ran.code in (1, 2), f"not refused: {ran}"
     assert reason.search(ran.stderr), ran
     assert "Traceback" not in ran.stderr, ran
-    return ledger.look(job.database)
+    left = ledger.look(job.database)
+    assert left.state not in FINISHED, f"refused, but the store says {left.state}: {ran}"
+    return left
 
 
 def _check_parts(job: CrashJob, left: Look) -> None:
-    """Committed chunks lie whole in staging, unless the job got further."""
-    if left.state not in ("running", "paused", "failed") or not left.committed:
+    """Every committed part is there, whole: in staging, or where publishing has got it to."""
+    if not left.committed:
         return
     staging = ledger.staging(job.database, left.job_id)
-    for receipt in ledger.receipts(job.database, left.job_id).values():
-        for part in json.loads(receipt)["parts"]:
-            path = next(
-                path
-                for path in (staging / part["name"], *staging.glob(f"out/**/*{Path(part['name']).name}*"))
-                if path.exists()
-            )
-            assert hashlib.sha256(path.read_bytes()).hexdigest() == part["sha256"]
+    places = (staging, job.output, checker.rejected_place(job.output))
+    files = [path for place in places for path in place.rglob("*.parquet")]
+    there = {hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    receipts = [json.loads(receipt) for receipt in ledger.receipts(job.database, left.job_id).values()]
+    parts = [part for receipt in receipts for part in receipt["parts"] if part["rows"]]
+    assert parts
+    assert not [part["name"] for part in parts if part["sha256"] not in there]
 
 
-def _finish(job: CrashJob, left: Look, point: str) -> None:
-    runs = finish_and_check(job, 1)
-    where = chunk_of(job)
-    again = {where[key] for run in range(1, runs) for key in scored(job, run)} & left.committed
-    assert not again, f"{point}: scored again {again}"
+def _full_disk(of: str, size_bytes: int) -> Kill:
+    point = f"the disk has {size_bytes:,} bytes"
+    return Kill(
+        suite="fault", case=f"{of}-on-full-disk", seed=size_bytes, point=point, target="worker", state="", hit=True
+    )
+
+
+def _judge(job: CrashJob, left: Look, later: range, kill: Kill) -> None:
+    """Later runs scored nothing that was committed; the record of it."""
+    cost = rescored(job, left, later)
+    record.write(
+        replace(
+            kill,
+            state=left.state,
+            chunks_total=left.chunks_total,
+            chunks_done=len(left.committed),
+            scored_again=cost.again,
+            scored_after=cost.after,
+            runs=later.stop,
+        )
+    )
+    assert not cost.again, f"{cost.again} committed chunks were scored again after {kill.point}"

@@ -14,6 +14,7 @@ import pytest
 
 from tests import checker
 from tests.crash.rig import ledger, mounts, record, tree
+from tests.crash.rig.again import rescored
 from tests.crash.rig.job import CrashJob, ended, new_job, start
 from tests.crash.rig.ledger import FINISHED, Look, Window
 from tests.crash.rig.strike import finish_and_check
@@ -31,14 +32,15 @@ def disk(tmp_path: Path) -> Iterator[mounts.Disk]:
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_power_cut(seed: int, disk: mounts.Disk, tmp_path: Path, inputs: tuple[Path, ...]) -> None:
     """What the store had acknowledged is there after the cut, and the same command ends the job."""
-    rng = random.Random(f"power {seed}")
+    rng, phase = random.Random(f"power {seed}"), PHASES[seed % len(PHASES)]
     job = new_job(disk.path, inputs, logs=tmp_path / "logs", sleep=0.01)
     job.logs.mkdir()
     try:
-        acknowledged = _cut(job, disk, tmp_path / "cut.img", rng, PHASES[seed % len(PHASES)])
+        acknowledged = _cut(job, disk, tmp_path / "cut.img", rng, phase)
         disk.swap(tmp_path / "cut.img")
         _check_cut(job, acknowledged)
         runs = finish_and_check(job, 1)
+        cost = rescored(job, acknowledged, range(1, runs))
     finally:
         tree.end_all(job.mark)
     record.write(
@@ -46,15 +48,18 @@ def test_power_cut(seed: int, disk: mounts.Disk, tmp_path: Path, inputs: tuple[P
             suite="power",
             case="cut",
             seed=seed,
-            point=PHASES[seed % len(PHASES)],
+            point=phase,
             target="everything",
             state=acknowledged.state,
-            hit=acknowledged.live,
+            hit=None if phase == "ended" else acknowledged.live,
             chunks_total=acknowledged.chunks_total,
             chunks_done=len(acknowledged.committed),
+            scored_again=cost.again,
+            scored_after=cost.after,
             runs=runs,
         )
     )
+    assert not cost.again, f"{cost.again} chunks that were acknowledged were scored again"
 
 
 def _cut(job: CrashJob, disk: mounts.Disk, copy: Path, rng: random.Random, phase: str) -> Look:

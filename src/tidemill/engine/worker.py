@@ -440,8 +440,9 @@ class _Run:
         state = self.held.look().state
         published = self.sink.published(self.job.id) if state is JobState.COMMITTING else None
         if published is not None:
+            # Is it there for good? Publishing once more syncs it, and raises if it still cannot.
             log.warning("publishing %s raised after all was published: %s", self.job.id, exc)
-            self._succeed(published)
+            self._publish()
             return
         self._end(JobState.FAILED, exc.to_json())
         if is_final(exc, planned=self.job.plan is not None):

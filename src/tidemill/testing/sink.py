@@ -147,7 +147,7 @@ class SinkContract(ABC):
             thread.start()
         for thread in threads:
             thread.join()
-        assert (len(won), len(lost)) == (1, 7)
+        assert (len(won), len(lost)) == (1, 7), f"{len(won)} won and {len(lost)} were told so"
         state = self.make(tmp_path, "error").look()
         assert state.claim is not None
         assert state.claim.job_id == won[0]

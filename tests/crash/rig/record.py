@@ -7,7 +7,7 @@ import os
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,17 +17,21 @@ BUILD = Path(os.environ.get("TIDEMILL_CRASH_BUILD", ROOT / "build"))
 SCRAPS = BUILD / "crash.d"
 RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID") or f"{os.getpid()}"
 """Names the run of pytest: its processes keep their records together."""
+SUITES = ("instants", "calls", "publish", "freeze", "fault", "power")
+"""Those that every run of all tests must have written of."""
 LEAST_HIT = 0.8
+ENOUGH = 10
+"""So many kills of one suite can be judged; fewer were picked by hand."""
 FULL_SUITE = 40
-"""So many kills at instants make a suite that can be judged; fewer were picked by hand."""
+"""So many kills at instants must have met every phase."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kill:
-    """One kill and what came of it."""
+    """One kill and what came of it. None is what was not measured."""
 
     suite: str
-    """"instants", "calls", "publish", "freeze", "outputs", "determinism", "fault", "power"."""
+    """Which test file's way to kill: one of `SUITES`, or another."""
     case: str
     """The test's own name for what it tried."""
     seed: int
@@ -35,16 +39,17 @@ class Kill:
     """What was waited for, or the system call and its number."""
     target: str
     state: str
-    """Of the job at the kill."""
-    hit: bool
-    """Whether the job was not finished and the target lived."""
+    """Of the job at the kill; after a fault, what it brought the job to."""
+    hit: bool | None
+    """Whether the job was not finished and the target lived; of a fault, whether the call failed.
+    None where the kill was meant for a job that was over."""
     recovery: bool = False
     """Whether it hit a run that resumed."""
-    chunks_total: int = 0
-    chunks_done: int = 0
-    scored_again: int = 0
+    chunks_total: int | None = None
+    chunks_done: int | None = None
+    scored_again: int | None = None
     """Chunks that were committed before the kill and went through the model again."""
-    scored_after: int = 0
+    scored_after: int | None = None
     """Chunks that went through the model after the kill."""
     runs: int = 1
     """How often the command had to be run in all."""
@@ -81,10 +86,11 @@ def report() -> list[str]:
     return wrong
 
 
-def instants() -> int:
-    """How many kills at instants crash.json holds."""
+def silent() -> list[str]:
+    """Suites of which crash.json holds nothing."""
     path = BUILD / "crash.json"
-    return sum(kill["suite"] == "instants" for kill in json.loads(path.read_text())) if path.exists() else 0
+    kills = json.loads(path.read_text()) if path.exists() else []
+    return sorted(set(SUITES) - {kill["suite"] for kill in kills})
 
 
 def describe(kills: Sequence[Kill]) -> str:
@@ -97,23 +103,39 @@ def describe(kills: Sequence[Kill]) -> str:
 
 
 def faults(kills: Sequence[Kill]) -> list[str]:
-    """Why these records prove too little; empty if they do or if the suite was run in part."""
+    """Why these records prove too little; empty if they do or if the suites were run in part."""
+    return [*_missed(kills), *_phases_missed(kills), *_rescored(kills)]
+
+
+def _missed(kills: Sequence[Kill]) -> Iterator[str]:
+    """Suites of which too few kills hit a running job. A call that was to fail must fail, each one."""
+    for suite in sorted({kill.suite for kill in kills}):
+        aimed = [kill for kill in kills if kill.suite == suite and kill.hit is not None]
+        hit = sum(bool(kill.hit) for kill in aimed)
+        if suite == "fault" and hit < len(aimed):
+            yield f"only {hit} of {len(aimed)} faults were injected"
+        elif len(aimed) >= ENOUGH and hit < LEAST_HIT * len(aimed):
+            yield f"{suite}: only {hit} of {len(aimed)} kills hit a running job"
+
+
+def _phases_missed(kills: Sequence[Kill]) -> Iterator[str]:
+    """What no kill at an instant hit."""
     instants = [kill for kill in kills if kill.suite == "instants"]
     if len(instants) < FULL_SUITE:
-        return []
-    found = []
+        return
     hit = [kill for kill in instants if kill.hit]
-    if len(hit) < LEAST_HIT * len(instants):
-        found.append(f"only {len(hit)} of {len(instants)} kills hit a running job")
     for state in ("planning", "running", "committing"):
         if not any(kill.state == state for kill in hit):
-            found.append(f"no kill hit a job that was {state}")
+            yield f"no kill hit a job that was {state}"
     if not any(kill.recovery for kill in hit):
-        found.append("no kill hit a recovery")
+        yield "no kill hit a recovery"
+
+
+def _rescored(kills: Sequence[Kill]) -> Iterator[str]:
+    """Kills after which more was scored than was not committed, where that was measured."""
     for kill in kills:
-        unfinished = kill.chunks_done < kill.chunks_total
-        if kill.chunks_done and unfinished and kill.scored_after >= kill.chunks_total:
-            found.append(f"everything was scored again after {kill}")
+        done, total = kill.chunks_done or 0, kill.chunks_total or 0
+        if 0 < done < total and kill.scored_after is not None and kill.scored_after >= total:
+            yield f"everything was scored again after {kill}"
         if kill.scored_again:
-            found.append(f"{kill.scored_again} committed chunks were scored again after {kill}")
-    return found
+            yield f"{kill.scored_again} committed chunks were scored again after {kill}"

@@ -95,3 +95,19 @@ class Files:
 
 def _inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def failing(log: Path, path: str, call: str, fault: str, *, anywhere: bool) -> list[str]:
+    """The prefix under which a call on one path fails: of the first thread, or of any thread and child, each
+    counted for itself.
+
+    `$$` in the path is the pid of the command itself: the shell becomes the command, and strace only watches it.
+    """
+    watch = f'-qq -y -s 0 -o "{log}" -P "{path}" -e trace={call} -e inject={call}:{fault}'
+    return ["sh", "-c", f'exec strace -D {"-f" if anywhere else ""} {watch} "$@"', "sh"]
+
+
+def failed_calls(log: Path) -> list[str]:
+    """The paths of the calls that were made to fail, in order."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.endswith("(INJECTED)")]
+    return [found[1] for line in lines if (found := re.search(r"\w+\(\d+<([^>]*)>", line))]
