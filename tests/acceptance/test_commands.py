@@ -55,6 +55,38 @@ def test_an_output_that_somebody_else_made_is_not_touched(terminal: Terminal, fe
     terminal.nothing_left("mine.csv")
 
 
+def test_a_folder_and_a_file_of_one_name_cannot_share_a_manifest(terminal: Terminal, few: Path) -> None:
+    terminal.run("wild:Good", few, "-o", "kj").done()
+    for mode in ("error", "overwrite"):
+        said = terminal.run("wild:Good", few, "-o", "kj.jsonl", "--mode", mode)
+        said.refused("kj.manifest.json", f"the files of {terminal.work / 'kj'};", "another name")
+    terminal.say("verify", "kj.jsonl").refused("kj.jsonl", f"of {terminal.work / 'kj'}.")
+    assert "whole" in terminal.say("verify", "kj").done().err
+    terminal.nothing_left("kj", "kj.manifest.json")
+    terminal.run("wild:Good", few, "-o", "kj.rejected.csv").refused("kj.rejected.csv", "rejected rows of another")
+
+
+def test_a_folder_may_be_called_like_a_file(terminal: Terminal, few: Path) -> None:
+    terminal.run("wild:Good", few, "-o", "kj.parquet/").done()
+    assert "whole" in terminal.say("verify", "kj.parquet").done().err
+    (job,) = json.loads(terminal.say("jobs", "list", "--json").done().out)
+    assert (
+        json.loads(terminal.say("results", "head", job["id"], "-n", "1", "--json").done().out)[0]["prediction"] == 1.0
+    )
+
+
+def test_an_unfinished_job_keeps_outputs_that_share_its_manifest(terminal: Terminal, few: Path) -> None:
+    """Neither started over nor cancelled by a command about another output, also not by --restart."""
+    words = ("wild:Raises", few, "--rows-per-chunk", "100", "--scorers", "1")
+    terminal.run(*words, "-o", "kj", "--max-rejected", "0").stopped(1, "limit")
+    (job,) = json.loads(terminal.say("jobs", "list", "--json").done().out)
+    for more in ([], ["--restart"]):
+        said = terminal.run(*words, "-o", "kj.csv", *more)
+        said.refused("kj.csv would share its manifest with", job["id"], "tidemill resume")
+    terminal.run(*words, "-o", "kj").done(3)
+    terminal.nothing_left("kj", "kj.rejected", "kj.manifest.json")
+
+
 @pytest.mark.parametrize("name", ["one.parquet", "one.csv", "one.csv.gz", "one.jsonl", "one.jsonl.zst", "one.arrow"])
 def test_single_files(terminal: Terminal, few: Path, name: str) -> None:
     terminal.run("wild:Good", few, "-o", name, "--rows-per-chunk", "300").done()

@@ -406,8 +406,75 @@ def test_names_beside_the_output(
 ) -> None:
     sink = LocalSink(f"{tmp_path}/{output}", mode="error", suffix=suffix, single_file=single_file)
     assert (sink.target.name, sink.rejected_target.name, sink.manifest_target.name) == names
-    hidden = f".{output.rstrip('/')}.tidemill"
+    hidden = f".{names[2].removesuffix('.manifest.json')}.tidemill"
     assert sink.staging(JOB) == f"{tmp_path}/{hidden}/{JOB}"
+
+
+SIBLINGS = [(False, "scores"), (True, "scores.bin"), (True, "scores.bin.gz")]
+
+
+def sibling(place: Path, number: int, mode: Mode) -> LocalSink:
+    """One of three outputs whose manifest has the same name."""
+    single_file, name = SIBLINGS[number]
+    suffix = ".bin.gz" if name.endswith(".gz") else ".bin"
+    return LocalSink(f"{place}/{name}", mode=mode, suffix=suffix, single_file=single_file, lock_wait_seconds=0)
+
+
+@pytest.mark.parametrize(
+    "first, second, mode",
+    [
+        (1, 0, "append"),
+        *((*pair, mode) for pair in ((0, 1), (0, 2), (1, 0), (1, 2)) for mode in ("error", "overwrite")),
+    ],
+)
+def test_a_manifest_is_never_taken_over_by_another_output(first: int, second: int, mode: Mode, tmp_path: Path) -> None:
+    old = sibling(tmp_path, first, "error")
+    old.prepare(claim_of(), replace=None)
+    manifest = {**manifest_of(JOB, stage(old, JOB, b"old", b"gone")), "output": str(old.target)}
+    old.publish(JOB, manifest, old.journal(JOB), lambda: True)
+    old.finish(JOB)
+    before = contents(tmp_path)
+    new = sibling(tmp_path, second, mode)
+    assert (new.look().manifest, new.look().other_output) == (None, str(old.target))
+    with pytest.raises(OutputExists) as caught:
+        new.prepare(claim_of(OTHER), replace=None)
+    assert f"{new.manifest_target} lists the files of {old.target};" in str(caught.value)
+    assert str(old.target) in str(caught.value.remedy)
+    assert contents(tmp_path) == before
+    assert old.look().manifest == manifest
+
+
+def test_a_manifest_that_was_moved_with_its_output_is_still_its_own(tmp_path: Path) -> None:
+    (tmp_path / "scores.manifest.json").write_text(json.dumps({"job_id": JOB, "files": [], "output": "/before/scores"}))
+    assert sibling(tmp_path, 0, "error").look().manifest is not None
+    assert sibling(tmp_path, 1, "error").look().other_output == str(tmp_path / "scores")
+
+
+@pytest.mark.parametrize("second", [0, 2])
+def test_one_job_at_a_time_writes_any_of_the_outputs_that_share_a_manifest(second: int, tmp_path: Path) -> None:
+    holder, other = sibling(tmp_path, 1, "error"), sibling(tmp_path, second, "error")
+    claim = Claim(**{**claim_of().to_json(), "output": str(holder.target)})
+    holder.prepare(claim, replace=None)
+    assert other.look().claim == claim
+    with pytest.raises(OutputBusy) as caught:
+        other.prepare(claim_of(OTHER), replace=None)
+    assert f"{other.target} shares its manifest with {holder.target}, which is held by job {JOB}" in str(caught.value)
+
+
+@pytest.mark.usefixtures("_no_fsync")
+def test_a_sibling_puts_back_what_a_dead_job_had_half_replaced(tmp_path: Path) -> None:
+    case = Case(mode="overwrite", single_file=False, rejected=b"bad", support=FULL)
+    for number in itertools.count(1):
+        found = ready(tmp_path / str(number), case)
+        killed = killed_at(number, found.publish)
+        manifest = found.sink.look().manifest
+        assert manifest is not None
+        sibling(found.place, 2, "error").discard(OTHER)
+        assert visible(found.place) == (case.after if manifest["job_id"] == OTHER else case.before)
+        assert not [path for path in found.place.iterdir() if path.name.startswith(".")]
+        if not killed:
+            break
+    assert number > 4
 
 
 def test_the_manifest_is_indented_json_and_comes_with_what_it_says(tmp_path: Path) -> None:

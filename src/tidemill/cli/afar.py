@@ -29,7 +29,7 @@ from tidemill.domain.job import FINISHED, JobState
 from tidemill.domain.receipt import Part, PartKind
 from tidemill.durable.locks import FileLock
 from tidemill.ports.sink import Claim, Sink, StagedFile
-from tidemill.service import outputs
+from tidemill.service import claims, outputs
 from tidemill.wire.api import JobStatus, ResultInfo
 from tidemill.wire.spec import JobSpec, OutputSpec
 
@@ -74,6 +74,7 @@ def _checked(spec: JobSpec) -> OutputSpec:
 
 def _check_free(sink: Sink, output: OutputSpec, where: str) -> None:
     state = sink.look()
+    claims.check_alone(state, output.path)
     if output.mode == "error" and (state.occupied or state.manifest is not None):
         raise OutputExists(f"{output.path} is there already.", remedy="Choose another output, or say --mode overwrite.")
     if state.occupied and state.manifest is None:

@@ -38,9 +38,13 @@ class OutputState:
     occupied: bool
     """Whether data is there under the output's plain name."""
     manifest: dict[str, Any] | None
+    """Of this very output."""
     claim: Claim | None
+    """The output itself may be another one that shares the claim: see `Claim.output`."""
     claim_live: bool
     """Whether the claim's holder is alive, as far as this host can tell (elsewhere: assumed alive)."""
+    other_output: str | None = None
+    """A published output whose manifest lies where that of this one would: both cannot be there."""
 
 
 @dataclass(frozen=True, kw_only=True)

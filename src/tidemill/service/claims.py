@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from tidemill.domain.errors import LeaseLost, NotFound, OutputBusy
+from tidemill.domain.errors import LeaseLost, NotFound, OutputBusy, OutputExists
 from tidemill.domain.job import ENDED, FINISHED, Job, JobState
 from tidemill.ports.sink import Claim, OutputState, Sink
 from tidemill.service.context import Context
@@ -28,6 +28,15 @@ def claim_of(context: Context, job_id: str, output: str) -> Claim:
         output=output,
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def check_alone(state: OutputState, output: str) -> None:
+    """Refuse early what the sink refuses when it is prepared. Raises OutputExists."""
+    if state.other_output is not None:
+        raise OutputExists(
+            f"{output} would share its manifest with {state.other_output}, which is there already.",
+            remedy="Choose another name for the output.",
+        )
 
 
 def take(context: Context, job: Job, sink: Sink, check: Callable[[], None]) -> None:

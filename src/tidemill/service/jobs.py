@@ -177,7 +177,7 @@ class _Request:
             if job is not None:
                 return self._resume(job, state.claim)
             state = self.sink.look()
-        if state.manifest is not None or state.occupied:
+        if state.manifest is not None or (state.occupied and state.other_output is None):
             done = self._finished(state)
             if done is not None:
                 return done
@@ -187,11 +187,12 @@ class _Request:
         """The job that claims the output, if it can be gone on with; None once the way is free."""
         if state.claim_live:
             raise OutputBusy(
-                f"{self.output.path} is being written by {claim.job_id} (process {claim.pid} on {claim.host},"
+                f"{self._shared(claim)} is being written by {claim.job_id} (process {claim.pid} on {claim.host},"
                 f" since {claim.started_at}).",
                 remedy="Wait for it, or end it with: tidemill jobs cancel " + claim.job_id,
             )
         if claim.store != self.context.store.url:
+            self._check_ours(claim)
             if not self.options.restart:
                 raise OutputMismatch(
                     f"{self.output.path} belongs to the unfinished {claim.job_id} of another store, {claim.store}"
@@ -214,11 +215,31 @@ class _Request:
         if job.state is JobState.CANCELLED:
             self._clear(claim)
             return None
+        self._check_ours(claim)
         superseded = job.plan is None and job.spec != self.spec.model_dump(mode="json")
         if (self.options.restart or superseded) and job.state is not JobState.COMMITTING:
             cancel(self.context, job.id)  # Without a plan nothing was done: the new words replace the old.
             return None
         return job
+
+    def _check_ours(self, claim: Claim) -> None:
+        """Outputs that would share a manifest share the claim; this command decides about its own only."""
+        if not self._is_ours(claim):
+            raise OutputMismatch(
+                f"{self._shared(claim)} belongs to the unfinished {claim.job_id}.",
+                remedy=f"Choose another name for the output; or go on with that job by: tidemill resume {claim.job_id},"
+                f" or drop it by: tidemill jobs cancel {claim.job_id}",
+            )
+
+    def _is_ours(self, claim: Claim) -> bool:
+        return os.path.basename(claim.output) == os.path.basename(self.output.path)
+
+    def _shared(self, claim: Claim) -> str:
+        return (
+            self.output.path
+            if self._is_ours(claim)
+            else f"{self.output.path} would share its manifest with {claim.output}, which"
+        )
 
     def _clear(self, claim: Claim) -> None:
         self.sink.discard(claim.job_id)

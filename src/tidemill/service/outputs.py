@@ -21,9 +21,14 @@ def resolve(output: OutputSpec) -> OutputSpec:
     stem, ending = os.path.splitext(path)
     compression = COMPRESSIONS.get(ending)
     if compression:
-        ending = os.path.splitext(stem)[1]
+        stem, ending = os.path.splitext(stem)
     named = None if output.path.endswith(("/", os.sep)) else FILE_ENDINGS.get(ending)
     single_file = named is not None
+    if (stem if single_file else path).endswith(".rejected"):
+        raise InvalidSpec(
+            f"The output {output.path} has the name that rejected rows of another output get.",
+            remedy="Choose a name that does not end in .rejected.",
+        )
     form = named or "parquet" if output.format == "auto" else output.format
     if named is not None and form != named:
         raise InvalidSpec(
@@ -44,13 +49,20 @@ def resolve(output: OutputSpec) -> OutputSpec:
 
 def published(context: Context, path: str) -> dict[str, Any]:
     """The manifest of the output at `path`. Raises NotFound."""
-    output = resolve(OutputSpec(path=path))
+    path = os.path.expanduser(path)
+    # A folder may be called like a file: scores.parquet/.
+    output = resolve(OutputSpec(path=os.path.join(path, "") if os.path.isdir(path) else path))
     # Only the place matters here, so the rest of a spec may say anything.
     sink = context.open_sink(JobSpec(model="-", input=InputSpec(path=["-"]), output=output))
-    manifest = sink.look().manifest
-    if manifest is None:
+    state = sink.look()
+    if state.other_output is not None:
+        raise NotFound(
+            f"There is no finished output at {output.path}: the manifest there is of {state.other_output}.",
+            remedy="Name that one, or run the job of this one again with another output.",
+        )
+    if state.manifest is None:
         raise NotFound(f"There is no finished output at {output.path}.", remedy="`tidemill jobs list` shows your jobs.")
-    return manifest
+    return state.manifest
 
 
 def paths_of(manifest: Mapping[str, Any], kind: str) -> list[str]:
@@ -62,7 +74,7 @@ def paths_of(manifest: Mapping[str, Any], kind: str) -> list[str]:
 def verify(context: Context, path: str) -> dict[str, Any]:
     """Check the output against its manifest. Raises Damaged naming every broken file, NotFound."""
     manifest = published(context, path)
-    parent = str(Path(resolve(OutputSpec(path=path)).path).parent)
+    parent = os.path.dirname(os.path.abspath(os.path.expanduser(path)))
     request = {"parent": parent, "files": manifest["files"], "format": manifest["format"]}
     answer = context.executor.call(context.tasks.verify, request, preload=context.compute.preload)
     counts = manifest["counts"]

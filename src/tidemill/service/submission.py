@@ -36,7 +36,7 @@ from tidemill.domain.errors import (
 from tidemill.domain.ids import new_id
 from tidemill.domain.job import ENDED, Idempotency, Job, JobState, NewJob
 from tidemill.domain.model import Pin, split_reference
-from tidemill.service import control, jobs, models, uploads
+from tidemill.service import claims, control, jobs, models, uploads
 from tidemill.service.context import Context
 from tidemill.wire.spec import JobSpec, OutputSpec, invalid_words
 
@@ -432,6 +432,7 @@ def _check_free(context: Context, who: Principal, output: OutputSpec) -> None:
             f"{output.path} is held by process {state.claim.pid} on {state.claim.host}.",
             remedy="Choose another output, or wait for that process.",
         )
+    claims.check_alone(state, output.path)
     if output.mode == "error" and (state.occupied or state.manifest is not None):
         raise OutputExists(
             f"{output.path} is there already.",

@@ -2,6 +2,8 @@
 
 Beside the output `scores/` (or `scores.parquet`) lie `scores.rejected/`, `scores.manifest.json` and,
 while a job works, hidden: `.scores.tidemill/` (staging), `.scores.tidemill.claim` and `.scores.tidemill.lock`.
+They are named without the ending of a file, so `scores/`, `scores.parquet` and `scores.csv` share them: only one of
+such outputs can be there, and only one job writes any of them.
 Who holds the claim owns the whole staging folder. The order of publishing is data, rejected rows,
 manifest: so a manifest is never there without its files, and a job is published if its manifest is.
 """
@@ -82,19 +84,21 @@ class LocalSink(Sink):
         base, ending = _split(absolute.name, suffix) if single_file else (absolute.name, "")
         self.rejected_target = self.parent / f"{base}.rejected{ending}"
         self.manifest_target = self.parent / f"{base}.manifest.json"
-        self._hidden = self.parent / f".{absolute.name}.tidemill"
-        self._claim_path = self.parent / f".{absolute.name}.tidemill.claim"
-        self._lock_path = self.parent / f".{absolute.name}.tidemill.lock"
+        self._hidden = self.parent / f".{base}.tidemill"
+        self._claim_path = self.parent / f".{base}.tidemill.claim"
+        self._lock_path = self.parent / f".{base}.tidemill.lock"
         self._support: RenameSupport | None = None
 
     def staging(self, job_id: str) -> str:
         return os.fspath(self._staging(job_id))
 
     def look(self) -> OutputState:
-        claim = self._read_claim()
+        claim, manifest = self._read_claim(), self._read_manifest()
+        other = self._other_output(manifest)
         return OutputState(
             occupied=self._occupied(self.target),
-            manifest=self._read_manifest(),
+            manifest=manifest if other is None else None,
+            other_output=other,
             claim=claim,
             claim_live=claim is not None and _is_live(claim),
         )
@@ -213,8 +217,11 @@ class LocalSink(Sink):
         if claim is None:
             return OutputBusy(f"Another process works on {self.target} just now.", remedy="Try again in a minute.")
         holder = f"job {claim.job_id} (process {claim.pid} on {claim.host}, since {claim.started_at})"
+        shared = (
+            "" if Path(claim.output).name == self.target.name else f"shares its manifest with {claim.output}, which "
+        )
         return OutputBusy(
-            f"{self.target} is held by {holder}.",
+            f"{self.target} {shared}is held by {holder}.",
             remedy="Wait for that job, cancel it, or choose another output; "
             f"if its host is gone for good, remove {self._claim_path}.",
         )
@@ -259,6 +266,11 @@ class LocalSink(Sink):
         whole = isinstance(manifest, dict) and "job_id" in manifest and isinstance(manifest.get("files"), list)
         return manifest if whole else None
 
+    def _other_output(self, manifest: Mapping[str, Any] | None) -> str | None:
+        """The output that the manifest tells of, if it is not ours. Only names count: folders may be moved."""
+        name = self.target.name if manifest is None else Path(manifest.get("output", self.target)).name
+        return None if name == self.target.name else os.fspath(self.parent / name)
+
     def _is_there(self, entry: Mapping[str, Any]) -> bool:
         try:
             return bool((self.parent / entry["name"]).stat().st_size == entry["size_bytes"])
@@ -267,6 +279,12 @@ class LocalSink(Sink):
 
     def _check_place(self) -> None:
         """Refuse early what `publish` would refuse, before anything was computed."""
+        other = self._other_output(self._read_manifest())
+        if other is not None:
+            raise OutputExists(
+                f"{self.manifest_target} lists the files of {other}; it cannot list those of {self.target} as well.",
+                remedy=f"Choose another name for the output, or move {other} and that manifest away.",
+            )
         if self.mode == "error":
             self._check_free(self.target, self.rejected_target, self.manifest_target)
             return
