@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.domain.errors import ModelUnusable, TooManyRejected
+from tidemill.domain.receipt import Rejection
 from tidemill.domain.signature import ModelInfo
-from tidemill.engine.predicting import Outcome, Predictor, features_of
+from tidemill.engine.predicting import Errors, Outcome, Predictor, features_of
+from tidemill.engine.scorer import _Guard
 from tidemill.ports.flavor import Model, Predicted
 from tidemill.sources.csv import CsvSource
 
@@ -107,16 +109,40 @@ def test_what_is_not_the_rows_fault_is_raised(error: BaseException) -> None:
 
 
 def test_a_hopeless_batch_can_be_stopped_and_says_why() -> None:
-    heard: list[tuple[int, int, str]] = []
+    heard: list[tuple[int, Errors]] = []
 
-    def on_result(good: int, bad: int, why: str) -> None:
-        heard.append((good, bad, why))
+    def on_result(good: int, errors: Errors) -> None:
+        heard.append((good, errors))
         if len(heard) == 3:
-            raise TooManyRejected(f"stopped: {why}")
+            raise TooManyRejected("stopped")
 
-    with pytest.raises(TooManyRejected, match="stopped: ValueError: no 2"):
+    with pytest.raises(TooManyRejected, match="stopped"):
         Predictor(Fake(refuse(set(range(64)))), SCHEMA, on_result).predict(features(64))
-    assert heard == [(0, 1, "ValueError: no 0"), (0, 1, "ValueError: no 1"), (0, 1, "ValueError: no 2")]
+    assert heard == [(0, {row: ("ValueError", f"no {row}")}) for row in range(3)]
+
+
+@pytest.mark.parametrize("piece_rows", [None, 3])
+def test_bad_rows_are_heard_of_by_their_places_in_the_batch(piece_rows: int | None) -> None:
+    heard: dict[int, str] = {}
+
+    def on_result(good: int, errors: Errors) -> None:
+        heard.update({row: text for row, (_, text) in errors.items()})
+
+    model = Fake(refuse({5, 11}), {2.0: "odd", 7.0: "odd"})
+    outcome = Predictor(model, SCHEMA, on_result).predict(features(13), piece_rows)
+    assert {row: text for row, (_, text) in outcome.errors.items()} == heard
+    assert heard == {2: "odd", 7: "odd", 5: "no 5", 11: "no 11"}
+
+
+@pytest.mark.parametrize("watch_start", [False, True])
+def test_who_stops_a_batch_names_file_and_row_of_the_first_bad_row(watch_start: bool) -> None:
+    def told(row: int, error: tuple[str, str]) -> Rejection:
+        return Rejection(file="/in/a.csv", row=40 + row, stage="predict", error=error[0], message=error[1])
+
+    guard = _Guard(1_500 if watch_start else 2, told, watch_start=watch_start)
+    with pytest.raises(TooManyRejected, match=r"/in/a\.csv, row 40: ValueError: no 0"):
+        Predictor(Fake(refuse(set(range(2_000)))), SCHEMA, guard).predict(features(2_000))
+    assert guard.bad == (1_000 if watch_start else 3)
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,9 @@ class Rejection:
     error: str
     message: str
 
+    def __str__(self) -> str:
+        return f"{self.file}, row {self.row:,}: {self.error}: {self.message}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:

@@ -57,6 +57,12 @@ class Scored:
     busy: Busy
 
 
+def rejection_of(chunk: Chunk, row: BadRow) -> Rejection:
+    """A bad row of a chunk, as people are told of it."""
+    path, number = keys_of(chunk, row.row)
+    return Rejection(file=path, row=number, stage=row.stage, error=row.error, message=row.message)
+
+
 def rejected_rows(batch: Batch, chunk: Chunk, bad: Sequence[BadRow], schema: pa.Schema) -> pa.RecordBatch:
     """The rows `bad` (ascending) of a batch in the schema of the rejected output."""
     keys = [keys_of(chunk, row.row) for row in bad]
@@ -124,9 +130,9 @@ class ChunkOutput:
         self.busy["write"] += watch.read()
 
     @property
-    def last_rejection(self) -> str:
-        """Why a row was rejected, the last that is remembered; empty if none was."""
-        return f"{self._rejections[-1].error}: {self._rejections[-1].message}" if self._rejections else ""
+    def first_rejection(self) -> Rejection | None:
+        """The chunk's first rejected row, if any was."""
+        return self._rejections[0] if self._rejections else None
 
     def close(self) -> Receipt:
         """Make the parts durable. Raises OutputUnwritable; CountsDiffer if a row went missing."""
@@ -175,10 +181,7 @@ class ChunkOutput:
 
     def _remember(self, bad: Sequence[BadRow]) -> None:
         for row in bad[: REJECTIONS_IN_RECEIPT - len(self._rejections)]:
-            path, number = keys_of(self.chunk, row.row)
-            self._rejections.append(
-                Rejection(file=path, row=number, stage=row.stage, error=row.error, message=row.message)
-            )
+            self._rejections.append(rejection_of(self.chunk, row))
 
     def _usage(self, output_bytes: int) -> Usage:
         cpu_seconds, input_bytes = self.meter.lap()

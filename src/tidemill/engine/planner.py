@@ -7,6 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from tidemill import registry
-from tidemill.domain.errors import InputUnreadable, NotFound, TooLarge, UnsupportedType
+from tidemill.domain.errors import InputUnreadable, NotFound, Refused, TooLarge, UnsupportedType
 from tidemill.domain.plan import Block, InputFile, PlanSummary
 from tidemill.domain.signature import ModelInfo
 from tidemill.engine import models, planfile
@@ -223,8 +224,9 @@ class _Planner:
             nonlocal total
             with planfile.files_table(self.staging) as table:
                 for number, file in enumerate(_chain(first, rest)):
-                    facts = source.examine(file, infer=schema.needs_inference)
-                    schema.add(file, facts)
+                    with self._of_one_format(source, first, file):
+                        facts = source.examine(file, infer=schema.needs_inference)
+                        schema.add(file, facts)
                     table.add(asdict(file))
                     total += facts.rows
                     yield number, file, facts.blocks
@@ -235,6 +237,22 @@ class _Planner:
             cut = cut_selected(self._with_rejected(self.rejected, examined()), self._borders())
         chunks = planfile.write_chunks(self.staging, cut, selected=self.rejected is not None)
         return total, chunks
+
+    @contextmanager
+    def _of_one_format(self, source: Source, first: InputFile, file: InputFile) -> Iterator[None]:
+        """What is wrong with a file that cannot be read as the first one may be that it is of another format."""
+        try:
+            yield
+        except (Refused, InputUnreadable) as exc:
+            if self.spec.input.format != "auto" or file is first:
+                raise
+            found = registry.detect_format()(file)
+            if found == source.name:
+                raise
+            raise InputUnreadable(
+                f"{file.path} is not {source.name} like the first file, {first.path}: it looks like {found}.",
+                remedy="Score the files of each format in a run of their own.",
+            ) from exc
 
     def _with_rejected(
         self, rejected: RejectedRows, examined: Iterator[tuple[int, InputFile, tuple[Block, ...]]]

@@ -21,46 +21,55 @@ from tidemill.ports.flavor import Model, Predicted
 
 MESSAGE_CHARACTERS = 500
 
-OnResult = Callable[[int, int, str], None]
+Errors = dict[int, tuple[str, str]]
+"""Position of a row in its batch -> error class, message."""
+
+Places = range | np.ndarray[Any, Any]
+"""Of each row that is predicted, its position in its batch."""
+
+OnResult = Callable[[int, Errors], None]
 
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What became of a batch: `columns` for the rows `good` (positions, int64), the rest in `errors`
-    (position -> error class, message). `split` if pieces had to stand for the whole."""
+    """What became of a batch: `columns` for the rows `good` (positions, int64), the rest in `errors`.
+    `split` if pieces had to stand for the whole."""
 
     columns: pa.RecordBatch
     good: np.ndarray[Any, Any]
-    errors: dict[int, tuple[str, str]] = field(default_factory=dict)
+    errors: Errors = field(default_factory=dict)
     split: bool = False
 
 
 class Predictor:
     """Predicts batches with one model, checked against the columns that the plan promised."""
 
-    def __init__(self, model: Model, schema: pa.Schema, on_result: OnResult = lambda good, bad, why: None) -> None:
+    def __init__(self, model: Model, schema: pa.Schema, on_result: OnResult = lambda good, errors: None) -> None:
         """`schema` are the predicted columns. `on_result` hears of every call how many rows came out
-        good, how many bad and why one of them did, and may raise a TidemillError to stop a hopeless batch."""
+        good and which did not, and may raise a TidemillError to stop a hopeless batch."""
         self.model, self.schema, self.on_result = model, schema, on_result
 
     def predict(self, features: pa.RecordBatch, piece_rows: int | None = None) -> Outcome:
         """Score all rows of a batch; with `piece_rows` never more than so many in one call."""
         if piece_rows is not None and piece_rows < features.num_rows:
             return self._pieces(features, piece_rows)
+        return self._predict(features, range(features.num_rows))
+
+    def _predict(self, features: pa.RecordBatch, places: Places) -> Outcome:
         try:
-            return self._call(features)
+            return self._call(features, places)
         except (TidemillError, MemoryError):
             raise
         except Exception as exc:
-            return self._without_the_bad(features, exc)
+            return self._without_the_bad(features, places, exc)
 
-    def _call(self, features: pa.RecordBatch) -> Outcome:
+    def _call(self, features: pa.RecordBatch, places: Places) -> Outcome:
         rows = features.num_rows
         predicted = self.model.predict(features)
         columns = self._checked(predicted, rows)
         errors = {row: ("RowError", text[:MESSAGE_CHARACTERS]) for row, text in predicted.row_errors.items()}
         good = np.arange(rows, dtype=np.int64)
-        self.on_result(rows - len(errors), len(errors), next((text for _, text in errors.values()), ""))
+        self.on_result(rows - len(errors), {int(places[row]): error for row, error in errors.items()})
         if errors:
             good = np.setdiff1d(good, np.fromiter(errors, dtype=np.int64), assume_unique=True)
             columns = columns.take(pa.array(good))
@@ -77,22 +86,22 @@ class Predictor:
         cast = [column.cast(wanted.type) for column, wanted in zip(columns.columns, self.schema, strict=True)]
         return pa.RecordBatch.from_arrays(cast, schema=self.schema)
 
-    def _without_the_bad(self, features: pa.RecordBatch, first: Exception) -> Outcome:
+    def _without_the_bad(self, features: pa.RecordBatch, places: Places, first: Exception) -> Outcome:
         rows = features.num_rows
-        errors: dict[int, tuple[str, str]] = {}
-        pieces = list(self._halves(features, 0, first, errors))
+        errors: Errors = {}
+        pieces = list(self._halves(features, 0, first, errors, places))
         good = np.setdiff1d(np.arange(rows, dtype=np.int64), np.fromiter(errors, dtype=np.int64), assume_unique=True)
         if len(good):
-            whole = self._try_together(features.take(pa.array(good)))
+            whole = self._try_together(features.take(pa.array(good)), np.asarray(places)[good])
             if whole is not None:
                 return _shifted(whole, good, errors)
         columns = pa.concat_batches([piece.columns for piece in pieces]) if pieces else self._nothing()
         found = np.concatenate([piece.good for piece in pieces]) if pieces else good
         return Outcome(columns=columns, good=found, errors=errors, split=bool(pieces))
 
-    def _try_together(self, features: pa.RecordBatch) -> Outcome | None:
+    def _try_together(self, features: pa.RecordBatch, places: Places) -> Outcome | None:
         try:
-            return self._call(features)
+            return self._call(features, places)
         except (TidemillError, MemoryError):
             raise
         except Exception:
@@ -100,21 +109,21 @@ class Predictor:
             return None
 
     def _halves(
-        self, features: pa.RecordBatch, offset: int, cause: Exception, errors: dict[int, tuple[str, str]]
+        self, features: pa.RecordBatch, offset: int, cause: Exception, errors: Errors, places: Places
     ) -> Iterator[Outcome]:
         rows = features.num_rows
         if rows == 1:
             errors[offset] = _described(cause)
-            self.on_result(0, 1, ": ".join(errors[offset]))
+            self.on_result(0, {int(places[offset]): errors[offset]})
             return
         for start, stop in ((0, rows // 2), (rows // 2, rows)):
             half = features.slice(start, stop - start)
             try:
-                outcome = self._call(half)
+                outcome = self._call(half, places[offset + start : offset + stop])
             except (TidemillError, MemoryError):
                 raise
             except Exception as exc:
-                yield from self._halves(half, offset + start, exc, errors)
+                yield from self._halves(half, offset + start, exc, errors, places)
                 continue
             errors.update({offset + start + row: error for row, error in outcome.errors.items()})
             outcome.good = outcome.good + offset + start
@@ -123,7 +132,8 @@ class Predictor:
     def _pieces(self, features: pa.RecordBatch, piece_rows: int) -> Outcome:
         outcomes = []
         for start in range(0, features.num_rows, piece_rows):
-            outcome = self.predict(features.slice(start, piece_rows))
+            piece = features.slice(start, piece_rows)
+            outcome = self._predict(piece, range(start, start + piece.num_rows))
             outcome.good = outcome.good + start
             outcome.errors = {row + start: error for row, error in outcome.errors.items()}
             outcomes.append(outcome)
@@ -138,7 +148,7 @@ class Predictor:
         return pa.RecordBatch.from_arrays([pa.nulls(0, f.type) for f in self.schema], schema=self.schema)
 
 
-def _shifted(outcome: Outcome, rows: np.ndarray[Any, Any], errors: dict[int, tuple[str, str]]) -> Outcome:
+def _shifted(outcome: Outcome, rows: np.ndarray[Any, Any], errors: Errors) -> Outcome:
     """The outcome of the rows at those positions, told in positions of the whole batch."""
     own = {int(rows[row]): error for row, error in outcome.errors.items()}
     return Outcome(columns=outcome.columns, good=rows[outcome.good], errors={**errors, **own}, split=outcome.split)

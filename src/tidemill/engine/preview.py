@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tidemill import registry
 from tidemill.domain.errors import InputUnreadable, NotFound
 from tidemill.domain.plan import Block, Chunk, InputFile, PlanSummary, Segment
 from tidemill.engine import models
-from tidemill.engine.batching import read_batches
+from tidemill.engine.batching import BadRow, read_batches
 from tidemill.engine.planner import check_writable
 from tidemill.engine.predicting import Predictor, features_of
 from tidemill.engine.schema import Columns, InputSchema
@@ -24,6 +24,7 @@ from tidemill.ports.source import FileFacts, Source
 from tidemill.wire.spec import JobSpec
 
 ROWS = 5
+MOST_REASONS = 3
 TIMED_ROWS = 10_000
 
 Progress = Callable[[dict[str, Any]], None]
@@ -33,7 +34,8 @@ def preview(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     """Match model and input on the first file and predict its first rows; nothing is written.
 
     request: {"spec", "model" (with "trusted"), "spool"}. Returns {"model", "files", "bytes",
-    "first_file", "rows_in_first_file", "columns", "table" (text), "rejected", "seconds_per_row"}.
+    "first_file", "rows_in_first_file", "columns", "rows" (of predictions), "rejected" (a count), "rejections"
+    (some reasons), "estimated_rows", "estimated_seconds" (of one core in the model)}.
     """
     spec = JobSpec.model_validate(request["spec"])
     options = {**spec.predict.model_dump(), "features": spec.features, "threads": 1}
@@ -54,7 +56,8 @@ def preview(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     files, size = 1, first.size_bytes
     for file in listed:
         files, size = files + 1, size + file.size_bytes
-    sample = _Sample(model, source, first, facts, columns)
+    seen = _Sample(model, source, first, facts, columns).predict()
+    rows = facts.rows * size / max(first.size_bytes, 1)
     return {
         "model": model.info.to_json(),
         "source": name,
@@ -66,7 +69,9 @@ def preview(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         "features": [asdict(field) for field in columns.inputs],
         "kept": columns.kept.names,
         "columns": [(field.name, str(field.type)) for field in columns.predictions],
-        **sample.predict(),
+        "estimated_rows": round(rows),
+        "estimated_seconds": rows * seen["seconds_per_row"],
+        **seen,
     }
 
 
@@ -126,13 +131,30 @@ class _Sample:
         table = pa.RecordBatch.from_arrays(
             [*kept.take(pa.array(outcome.good)).columns, *outcome.columns.columns], schema=self.columns.predictions
         )
-        messages = [row.message for row in (*batch.bad, *unfit)] + [text for _, text in outcome.errors.values()]
+        good_numbers = batch.numbers if fits is None else batch.numbers[fits]
+        failed = [_failed(int(good_numbers[row]), *error) for row, error in outcome.errors.items()]
         return {
             "rows": jsonable(table.slice(0, ROWS).to_pylist()),
             "rejected": self.rows - table.num_rows,
-            "rejections": messages[:3],
+            "rejections": _grouped([*batch.bad, *unfit, *failed])[:MOST_REASONS],
             "seconds_per_row": seconds / max(features.num_rows, 1),
         }
+
+
+def _failed(row: int, error: str, message: str) -> BadRow:
+    return BadRow(row=row, stage="predict", error=error, message=message)
+
+
+def _grouped(bad: Sequence[BadRow]) -> list[dict[str, Any]]:
+    """Rows of the first file with one reason together: {"stage", "error", "message", "rows", "first_row"}."""
+    groups: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in sorted(bad, key=lambda row: row.row):
+        group = groups.setdefault(
+            (row.stage, row.error, row.message),
+            {"stage": row.stage, "error": row.error, "message": row.message, "rows": 0, "first_row": row.row},
+        )
+        group["rows"] += 1
+    return list(groups.values())
 
 
 def _first_blocks(blocks: tuple[Block, ...], rows: int) -> Iterator[Block]:

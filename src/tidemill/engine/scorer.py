@@ -28,12 +28,13 @@ import pyarrow as pa
 from tidemill import registry
 from tidemill.domain.errors import JobFailed, TidemillError, TooManyRejected
 from tidemill.domain.plan import Chunk, PlanSummary
+from tidemill.domain.receipt import Rejection
 from tidemill.engine import models, planfile
 from tidemill.engine.batching import BadRow, Batch, read_batches
-from tidemill.engine.chunkout import Busy, ChunkOutput, Meter, Scored, Stopwatch, rejected_rows
+from tidemill.engine.chunkout import Busy, ChunkOutput, Meter, Scored, Stopwatch, rejected_rows, rejection_of
 from tidemill.engine.modelkey import Stamp, load_options, model_key, stamp
 from tidemill.engine.planner import unpack_schema
-from tidemill.engine.predicting import Predictor, features_of
+from tidemill.engine.predicting import Errors, Predictor, features_of
 from tidemill.ports.executor import ChunkRun
 from tidemill.ports.flavor import Model
 from tidemill.ports.source import Source
@@ -141,7 +142,11 @@ class ChunkScorer:
             features, kept, numbers = features.filter(mask), kept.filter(mask), numbers[fits]
         before()
         bad = [*batch.bad, *poisoned, *unfit]
-        guard = _Guard(self.max_rejected, watch_start=chunk.number == 0 and batch.row_start == 0)
+        guard = _Guard(
+            self.max_rejected,
+            lambda row, error: rejection_of(chunk, _failed_row(int(numbers[row]), *error)),
+            watch_start=chunk.number == 0 and batch.row_start == 0,
+        )
         outcome = Predictor(self.model, self.predicted_schema, guard).predict(features, run.splits.get(batch.number))
         bad += [_failed_row(int(numbers[row]), *error) for row, error in outcome.errors.items()]
         if outcome.errors or len(outcome.good) != len(numbers):
@@ -162,26 +167,31 @@ class ChunkScorer:
 class _Guard:
     """Stops a batch that only fails: halving sixty thousand rows one by one takes long."""
 
-    def __init__(self, max_rejected: int, *, watch_start: bool) -> None:
-        self.max_rejected, self.watch_start = max_rejected, watch_start
+    def __init__(
+        self, max_rejected: int, told: Callable[[int, tuple[str, str]], Rejection], *, watch_start: bool
+    ) -> None:
+        self.max_rejected, self.told, self.watch_start = max_rejected, told, watch_start
         self.good = self.bad = 0
+        self.first: Rejection | None = None
 
-    def __call__(self, good: int, bad: int, why: str) -> None:
+    def __call__(self, good: int, errors: Errors) -> None:
         self.good += good
-        self.bad += bad
+        self.bad += len(errors)
+        if errors and self.first is None:
+            self.first = self.told(*min(errors.items()))
         if self.watch_start and not self.good and self.bad >= HOPELESS_ROWS:
-            raise hopeless(self.bad, why)
+            raise hopeless(self.bad, self.first)
         if self.bad > self.max_rejected:
             raise TooManyRejected(
-                f"More than {self.max_rejected:,} rows were rejected, which is the limit; the last one: {why}",
+                f"More than {self.max_rejected:,} rows were rejected, which is the limit; one of them: {self.first}",
                 remedy="Mend the input or the model; the same command with a higher --max-rejected goes on.",
             )
 
 
-def hopeless(rows: int, why: str) -> TooManyRejected:
-    """The error when every row from the start was rejected, one of them for that reason."""
+def hopeless(rows: int, first: Rejection | None) -> TooManyRejected:
+    """The error when every row from the start was rejected."""
     return TooManyRejected(
-        f"All of the first {rows:,} rows were rejected; the last one: {why}",
+        f"All of the first {rows:,} rows were rejected, beginning with {first}",
         remedy="Model and input do not fit: look at a few rows with a preview, the same command without -o.",
     )
 
@@ -376,7 +386,7 @@ def progress_of(output: ChunkOutput) -> dict[str, Any]:
 def check_start(output: ChunkOutput) -> None:
     """Raises TooManyRejected if this is the job's start and nothing but rejected rows came so far."""
     if output.chunk.number == 0 and not output.predicted and output.rejected >= HOPELESS_ROWS:
-        raise hopeless(output.rejected, output.last_rejection)
+        raise hopeless(output.rejected, output.first_rejection)
 
 
 def as_error(exc: BaseException) -> TidemillError:

@@ -229,9 +229,11 @@ class Scoring:
             return
         self._commit()
         if self._rejected > self.limits.max_rejected:
+            receipts = self.store.ledger.receipts(self.job.id)
+            first = next((f" The first: {row}" for receipt in receipts for row in receipt.rejections), "")
             raise TooManyRejected(
-                f"{self._rejected:,} rows were rejected; the limit is {self.limits.max_rejected:,}.",
-                remedy="See why below; the same command with a higher --max-rejected goes on.",
+                f"{self._rejected:,} rows were rejected; the limit is {self.limits.max_rejected:,}.{first}",
+                remedy="Mend the input or the model; the same command with a higher --max-rejected goes on.",
             )
 
     def _commit(self) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -27,7 +28,7 @@ InputFormat = Literal["auto", "parquet", "csv", "jsonl"]
 
 
 _STRINGS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
-_ROWS_OR_SHARE = r"^(none|[0-9]{1,15}|(100|[0-9]{1,2}(\.[0-9]{1,9})?)%)$"
+_ROWS_OR_SHARE = r"^(auto|none|[0-9]{1,15}|(100|[0-9]{1,2}(\.[0-9]{1,9})?)%)$"
 _SIZE = r"^([1-9][0-9]{2,6} ?M|[1-9][0-9]{0,4} ?G)i?B$"
 _DURATION = r"^([1-9][0-9]{0,8}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9])[smhd]?$"
 
@@ -124,8 +125,8 @@ class LimitsSpec(_Words):
                 ]
             }
         ),
-    ] = "1%"
-    """Rows, or a share of the planned rows ("1%", never less than 100 rows), or "none"."""
+    ] = "auto"
+    """Rows, a share of the planned rows ("1%"), "none" for no limit; "auto" is 1 %, but at least 100 rows."""
     runtime: Annotated[
         str | None, WithJsonSchema({"anyOf": [{"type": "string", "pattern": _DURATION}, {"type": "null"}]})
     ] = None
@@ -145,13 +146,15 @@ class LimitsSpec(_Words):
 
     @staticmethod
     def max_rejected_of(value: str | int, planned_rows: int) -> int:
-        """The limit in rows. A share allows at least 100 rows; "none" allows every row."""
+        """The limit in rows; "none" allows every row."""
         text = str(value)
         if not re.fullmatch(_ROWS_OR_SHARE, text):
             raise ValueError(f'{value!r} is not a number of rows, a share such as "1%", or "none"')
         if text == "none":
             return planned_rows
-        return max(100, int(planned_rows * float(text[:-1]) / 100)) if text.endswith("%") else int(text)
+        if text == "auto":
+            return max(100, planned_rows // 100)
+        return int(planned_rows * Decimal(text[:-1]) / 100) if text.endswith("%") else int(text)
 
     @staticmethod
     def seconds_of(value: str | None) -> float | None:
