@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -51,6 +53,43 @@ class Said:
         return self
 
 
+@dataclass(kw_only=True)
+class Sitting:
+    """A person in front of a command that runs on a terminal."""
+
+    process: subprocess.Popen[bytes]
+    terminal: int
+    seen: str = ""
+
+    def read_until(self, words: str, seconds: float = 150) -> None:
+        """Look until the words were there on the screen."""
+        end = time.monotonic() + seconds
+        while words not in self.seen:
+            assert time.monotonic() < end and self._look(), f"{words!r} never came\n{self.seen}"
+
+    def type(self, line: str) -> None:
+        os.write(self.terminal, f"{line}\n".encode())
+
+    def leave(self, seconds: float = 150) -> int:
+        """Look to the end; the exit code."""
+        end = time.monotonic() + seconds
+        while self._look():
+            assert time.monotonic() < end, self.seen
+        os.close(self.terminal)
+        return self.process.wait(seconds)
+
+    def _look(self) -> bool:
+        """Take what came in a second; False when the terminal was closed at the other side."""
+        if not select.select([self.terminal], [], [], 1.0)[0]:
+            return True
+        try:
+            came = os.read(self.terminal, 65_536)
+        except OSError:
+            return False
+        self.seen += SCREEN.sub("", came.decode("utf-8", "replace"))
+        return bool(came)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Terminal:
     """Where commands run."""
@@ -89,6 +128,21 @@ class Terminal:
             text=True,
             start_new_session=True,
         )
+
+    def sit_down(self, *words: object, **environment: str) -> Sitting:
+        """Start `tidemill WORDS` with a terminal of its own for all that it reads and writes."""
+        ours, its = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tidemill", *map(str, words)],
+            cwd=self.work,
+            env=self.environ({"TERM": "xterm", **environment}),
+            stdin=its,
+            stdout=its,
+            stderr=its,
+            start_new_session=True,
+        )
+        os.close(its)
+        return Sitting(process=process, terminal=ours)
 
     def say(self, *words: object, seconds: float = 150, watch: bool = False, **environment: str) -> Said:
         """Run `tidemill WORDS` to its end; with `watch`, look at its memory all the while."""

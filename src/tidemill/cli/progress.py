@@ -34,8 +34,7 @@ class ProgressView(Observer):
         self._stage = ""
         self._unnamed = False
         """A job that is refused while it is planned needs no name."""
-        self._busy: dict[str, float] = {}
-        self._busy_seen: Mapping[str, float] = {}
+        self._job_id: str | None = None
 
     def __enter__(self) -> ProgressView:
         return self
@@ -47,6 +46,7 @@ class ProgressView(Observer):
 
     def job_started(self, job: Job, resumed_chunks: int) -> None:
         """The worker's own hook: `job` runs in this process."""
+        self._job_id = job.id
         if self.quiet:
             return
         if resumed_chunks:
@@ -59,6 +59,14 @@ class ProgressView(Observer):
 
     def job_progress(self, job: Job, progress: JobProgress) -> None:
         self._show(job.id, progress)
+
+    def stopped(self) -> None:
+        """The command ends at once, by a second Ctrl-C: say how to go on with the job that it leaves."""
+        self._stop_bar()
+        if self._job_id is not None:
+            people.print("what was committed is kept; nothing is published")
+            people.print(f"  go on: the same command, or [bold]tidemill resume {self._job_id}[/]")
+            people.print(f"  drop it: [bold]tidemill jobs cancel {self._job_id}[/]")
 
     def submitted(self, job_id: str) -> None:
         """A service holds the job from now on."""

@@ -84,7 +84,7 @@ def run(
             answer = jobs.preview(context, spec, options)
             print_preview(answer, spec, _command_line(), as_json=json)
             return
-        with _interrupts(), ProgressView(quiet=quiet or json) as view:
+        with ProgressView(quiet=quiet or json) as view, _interrupts(view):
             outcome = jobs.run(context, spec, [view], options)
         code = print_ending(ending_of(context, outcome), as_json=json, allow_rejected=allow_rejected)
     raise typer.Exit(code)
@@ -115,7 +115,7 @@ def resume(
     """
     with opened() as context:
         options = jobs.RunOptions(allow_upgrade=allow_upgrade, ask_trust=_asker(trust, json), stop_softly=_on_interrupt)
-        with _interrupts(), ProgressView(quiet=quiet or json) as view:
+        with ProgressView(quiet=quiet or json) as view, _interrupts(view):
             outcome = jobs.resume(context, job, [view], options)
         code = print_ending(ending_of(context, outcome), as_json=json, allow_rejected=allow_rejected)
     raise typer.Exit(code)
@@ -148,7 +148,7 @@ def _on_interrupt(stop: Callable[[], None]) -> None:
 
 
 @contextmanager
-def _interrupts() -> Iterator[None]:
+def _interrupts(view: ProgressView) -> Iterator[None]:
     """Ctrl-C once: finish what is in flight and keep it. Twice: now."""
 
     def first(number: int, frame: FrameType | None) -> None:
@@ -162,6 +162,9 @@ def _interrupts() -> Iterator[None]:
     terminated = signal.signal(signal.SIGTERM, first)
     try:
         yield
+    except KeyboardInterrupt:
+        view.stopped()
+        raise
     finally:
         signal.signal(signal.SIGINT, before)
         signal.signal(signal.SIGTERM, terminated)
