@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tidemill.domain.admission import Needs
-from tidemill.engine.layout import Compute, Host, Layout
+from tidemill.engine.layout import Compute, Host, Layout, probe_bytes
 from tidemill.testing.store.factories import new_plan
 from tidemill.wire.spec import ComputeSpec
 
@@ -34,6 +34,24 @@ def among(jobs: int) -> Host:
 def test_alone_a_job_has_the_host() -> None:
     assert lay_out(ALONE, plan("threads")) == Layout(scorers=1, threads=8, memory_bytes=9 * GB)
     assert lay_out(ALONE, plan("processes")) == Layout(scorers=8, threads=1, memory_bytes=2 * GB)
+
+
+def test_alone_a_small_job_has_the_bound_of_a_big_one() -> None:
+    """A row that eats memory has no whole machine to fill because there is only one chunk."""
+    assert lay_out(ALONE, replace(plan("processes"), chunks=1)) == Layout(scorers=1, threads=1, memory_bytes=2 * GB)
+    assert lay_out(ALONE, plan("threads", batch_rows=65_536)).memory_bytes == 2 * GB
+    assert lay_out(ALONE, plan("threads", batch_rows=65_536), model_bytes=GB // 2).memory_bytes == 5 * GB
+
+
+def test_fewer_scorers_that_were_asked_for_have_more_memory() -> None:
+    assert lay_out(ALONE, plan("processes"), ComputeSpec(scorers=2)).memory_bytes == 6 * GB
+
+
+@pytest.mark.parametrize(
+    "bound, peak, small", [(9, 0, 1), (9, 0.2, 1), (9, 2, 6), (9, 5, 9), (0.5, 0, 0.5), (None, 2, 6)]
+)
+def test_the_small_bound_for_probes(bound: float | None, peak: float, small: float) -> None:
+    assert probe_bytes(None if bound is None else int(bound * GB), int(peak * GB)) == int(small * GB)
 
 
 @pytest.mark.parametrize("jobs, cores", [(1, 8), (2, 4), (3, 2), (8, 1), (50, 1)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import count
 
 import pytest
@@ -121,3 +123,140 @@ def test_names_of_deaths() -> None:
         step = Step(stage="model", row_start=5, row_stop=6)
         quarantine.died(ScorerLost(runs=(run,), kind=kind, cause="why", step=step), run)
         assert quarantine.next_run().poison == ((5, error, "this row alone: why"),)
+
+
+SMALL, FULL = 10, 100
+
+
+@dataclass(kw_only=True)
+class Hungry:
+    """Scores a chunk of 1,000 rows. A call takes so much memory, and dies if that is more than its bound."""
+
+    takes: Callable[[list[int]], int]
+    reading_takes: int = 0
+    raises_if_small: bool = False
+    """Whether it raises, instead of dying, where the bound is small."""
+    kinds: dict[int, str] = field(default_factory=lambda: {SMALL: "memory", FULL: "memory"})
+    """How it dies within each bound."""
+    deaths: dict[int, int] = field(default_factory=lambda: {SMALL: 0, FULL: 0})
+
+    def run(self, run: ChunkRun, bound: int) -> ScorerLost | None:
+        if self.reading_takes > bound:
+            return self._die(run, bound, Step(stage="read"))
+        poison = {row for row, _, _ in run.poison}
+        for said, start, stop in self._calls(run):
+            rows = sorted({*range(start, stop)} - poison) if run.probe is None else [*range(start, stop)]
+            if rows and self.takes(rows) > bound and not (self.raises_if_small and bound == SMALL):
+                return self._die(run, bound, Step(stage="model", row_start=said[0], row_stop=said[1]))
+        return None
+
+    def _calls(self, run: ChunkRun) -> list[tuple[tuple[int, int], int, int]]:
+        if run.probe is not None:
+            return [(run.probe, *run.probe)]
+        calls = []
+        for number, start in enumerate(range(0, ROWS, BATCH_ROWS)):
+            stop = min(start + BATCH_ROWS, ROWS)
+            piece = run.splits.get(number, BATCH_ROWS)
+            calls += [((start, stop), first, min(first + piece, stop)) for first in range(start, stop, piece)]
+        return calls
+
+    def _die(self, run: ChunkRun, bound: int, step: Step) -> ScorerLost:
+        self.deaths[bound] += 1
+        return ScorerLost(runs=(run,), kind=self.kinds[bound], cause=f"more than {bound}", step=step)
+
+
+def feed(scorer: Hungry, most: int = 500) -> ChunkRun:
+    """Until the chunk came through: its last run, which has the full bound like every one that writes."""
+    numbers = count()
+    quarantine = Quarantine(BATCH_ROWS, lambda: f"a{next(numbers)}")
+    quarantine.add(7)
+    for _ in range(most):
+        bound = SMALL if quarantine.small else FULL
+        run = quarantine.next_run()
+        assert run.probe is not None or bound == FULL
+        lost = scorer.run(run, bound)
+        if lost is not None:
+            quarantine.died(lost, run)
+        elif quarantine.came_through(run):
+            return run
+    raise AssertionError("quarantine never ends")
+
+
+def poison(run: ChunkRun) -> list[int]:
+    assert all(text == f"this row alone: more than {FULL}" for _, _, text in run.poison)
+    return sorted(row for row, _, _ in run.poison)
+
+
+def test_a_row_that_eats_memory_fills_the_full_bound_only_to_be_accused_and_convicted() -> None:
+    scorer = Hungry(takes=lambda rows: 1_000 * (777 in rows))
+    run = feed(scorer)
+    assert (poison(run), run.splits) == ([777], {})
+    assert scorer.deaths[FULL] == 2 and scorer.deaths[SMALL] >= 3
+
+
+def test_a_row_that_needs_more_than_the_small_bound_is_no_poison() -> None:
+    scorer = Hungry(takes=lambda rows: 50 * (620 in rows) + 1_000 * (777 in rows))
+    run = feed(scorer)
+    assert (poison(run), run.splits) == ([777], {})
+
+
+def test_a_model_that_needs_more_than_the_small_bound_for_any_row() -> None:
+    scorer = Hungry(takes=lambda rows: 50 + 1_000 * (777 in rows))
+    run = feed(scorer)
+    assert (poison(run), run.splits) == ([777], {})
+    assert scorer.deaths[SMALL] < 10
+
+
+def test_a_reader_that_needs_more_than_the_small_bound() -> None:
+    scorer = Hungry(takes=lambda rows: 1_000 * (777 in rows), reading_takes=50)
+    run = feed(scorer)
+    assert (poison(run), run.splits, run.unreadable) == ([777], {}, ())
+    assert scorer.deaths[SMALL] == 1
+
+
+def test_what_only_the_full_bound_kills_is_looked_for_there() -> None:
+    scorer = Hungry(takes=lambda rows: 1_000 * (777 in rows), raises_if_small=True)
+    run = feed(scorer)
+    assert (poison(run), run.splits) == ([777], {})
+
+
+def test_pieces_are_no_smaller_than_the_full_bound_wants_them() -> None:
+    scorer = Hungry(takes=len)
+    run = feed(scorer)
+    assert (poison(run), set(run.splits.values())) == ([], {BATCH_ROWS // 8})
+
+
+def test_where_a_scorer_cannot_start_with_so_little_there_is_no_small_bound() -> None:
+    quarantine = Quarantine(BATCH_ROWS, lambda: "a")
+    quarantine.add(1)
+    step = Step(stage="model", row_start=0, row_stop=300)
+    run = quarantine.next_run()
+    quarantine.died(ScorerLost(runs=(run,), kind="memory", cause="why", step=step), run)
+    assert quarantine.small
+    quarantine.small_is_too_small()
+    assert not quarantine.small
+    assert quarantine.next_run().probe == (0, 37)
+
+
+def test_a_row_that_eats_so_slowly_that_it_seems_to_hang() -> None:
+    scorer = Hungry(takes=lambda rows: 1_000 * (777 in rows), kinds={SMALL: "memory", FULL: "hung"})
+    run = feed(scorer)
+    assert [(row, error) for row, error, _ in run.poison] == [(777, "ScorerHung")]
+    assert scorer.deaths[FULL] == 2
+
+
+def test_a_row_that_hangs_is_convicted_where_it_hung() -> None:
+    """A bound makes allocations fail; it makes nobody wait."""
+    scorer = Hungry(takes=lambda rows: 1_000 * (777 in rows), kinds={SMALL: "hung", FULL: "hung"})
+    run = feed(scorer)
+    assert [(row, error) for row, error, _ in run.poison] == [(777, "ScorerHung")]
+    assert scorer.deaths[FULL] == 1
+
+
+def test_what_died_of_something_else_has_the_full_bound() -> None:
+    quarantine = Quarantine(BATCH_ROWS, lambda: "a")
+    quarantine.add(1)
+    step = Step(stage="model", row_start=0, row_stop=300)
+    run = quarantine.next_run()
+    quarantine.died(ScorerLost(runs=(run,), kind="died", cause="why", step=step), run)
+    assert quarantine.next_run().probe == (0, 37) and not quarantine.small

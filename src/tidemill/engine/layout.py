@@ -11,6 +11,8 @@ from tidemill.wire.spec import ComputeSpec
 LEAST_BYTES = 1 << 30
 BYTES_PER_MODEL_BYTE = 8
 """A loaded model may take so many times the memory that its file takes on disk."""
+PEAKS = 3
+"""A probe may take so many times the memory that whole chunks took."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,10 @@ class Host:
         scorers, threads = self._processes(plan, asked, self._cores(needs))
         memory = asked.memory_per_scorer
         if memory == "auto":
-            return Layout(scorers=scorers, threads=threads, memory_bytes=self._memory(scorers, threads, model_bytes))
+            side_by_side = self.compute.cores // threads if asked.scorers == "auto" else scorers
+            return Layout(
+                scorers=scorers, threads=threads, memory_bytes=self._memory(side_by_side, threads, model_bytes)
+            )
         return Layout(scorers=scorers, threads=threads, memory_bytes=memory)
 
     def _processes(self, plan: PlanSummary, asked: ComputeSpec, cores: int) -> tuple[int, int]:
@@ -65,11 +70,20 @@ class Host:
             return cores
         return max(min(needs.cpus, cores), cores // max(1, self.jobs_running))
 
-    def _memory(self, scorers: int, threads: int, model_bytes: int) -> int:
-        """Among other jobs it depends on nothing but the model and the threads: scorers of another bound
-        could not be kept for the next job."""
+    def _memory(self, side_by_side: int, threads: int, model_bytes: int) -> int:
+        """The share of one of so many scorers that the host could run side by side, however few this job has
+        chunks for: what fits in a small job fits in a big one, and a row that eats memory has no whole machine
+        to fill. Among other jobs it depends on nothing but the model and the threads: scorers of another
+        bound could not be kept for the next job."""
         total = self.compute.memory_bytes
         if self.jobs_running is None:
-            return total // (scorers + 1)
-        for_the_model = LEAST_BYTES + BYTES_PER_MODEL_BYTE * model_bytes
-        return max(total * threads // (self.compute.cores + 1), min(total // 2, for_the_model))
+            share = total // (side_by_side + 1)
+        else:
+            share = total * threads // (self.compute.cores + 1)
+        return max(share, min(total // 2, LEAST_BYTES + BYTES_PER_MODEL_BYTE * model_bytes))
+
+
+def probe_bytes(memory_bytes: int | None, peak_bytes: int) -> int:
+    """The small bound for probes of what died of memory, where healthy scorers took up to `peak_bytes`."""
+    small = max(LEAST_BYTES, PEAKS * peak_bytes)
+    return small if memory_bytes is None else min(small, memory_bytes)

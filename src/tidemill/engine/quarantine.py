@@ -3,6 +3,10 @@
 While several chunks are in flight nobody is blamed. A chunk that was there when a scorer died comes
 here; only a death here counts. One `Suspect` holds what is known of a chunk; `Quarantine` takes events
 and says what to run next. It runs nothing itself.
+
+A row that eats memory would fill a scorer's whole share of the machine with each probe. So a call that died
+of memory, or hung, is probed within a small bound. Where that kills a single row, the row is probed again within
+the bound that scorers have, as it may only need more; where it finds nobody, all is probed again without it.
 """
 
 from __future__ import annotations
@@ -35,6 +39,10 @@ class Suspect:
     """The rows of the model call that died and is being taken apart."""
     found: int = 0
     """Killing rows found since that call died."""
+    hungry: bool = False
+    """Whether that call may have died of what it ate, so that its pieces are tried within the small bound."""
+    doubted: bool = False
+    """Whether the probe is of a single row that died within the small bound: perhaps it only needs more."""
     unexplained: int = 0
 
 
@@ -44,6 +52,8 @@ class Quarantine:
     def __init__(self, batch_rows: int, next_attempt: Callable[[], str]) -> None:
         self.batch_rows, self.next_attempt = batch_rows, next_attempt
         self.killing_rows = 0
+        self._small_helps = True
+        """Whether the small bound can tell anything about this job."""
         self._suspects: deque[Suspect] = deque()
 
     def __bool__(self) -> bool:
@@ -52,6 +62,16 @@ class Quarantine:
     def add(self, chunk: int) -> None:
         """A chunk was in flight when a scorer died."""
         self._suspects.append(Suspect(chunk=chunk))
+
+    @property
+    def small(self) -> bool:
+        """Whether the next run is to have the small bound of memory."""
+        suspect = self._suspects[0]
+        return self._small_helps and suspect.hungry and not suspect.doubted and bool(suspect.probes)
+
+    def small_is_too_small(self) -> None:
+        """Innocent work does not fit into the small bound: this job does without."""
+        self._small_helps = False
 
     def next_run(self) -> ChunkRun:
         """What to run next, alone: a probe while a death is being taken apart, else the chunk."""
@@ -72,6 +92,9 @@ class Quarantine:
         if run.probe is None:
             self._suspects.popleft()
             return True
+        if suspect.doubted:
+            self.small_is_too_small()
+            suspect.doubted = False
         suspect.probes.popleft()
         self._close_case(suspect)
         return False
@@ -93,23 +116,32 @@ class Quarantine:
             # Taking it apart found nobody, and in pieces it died again.
             self._unexplained(suspect, lost)
         suspect.accused, suspect.found = (step.row_start, step.row_stop), 0
-        self._split(suspect, lost, suspect.accused)
+        # One that eats slowly seems to hang.
+        suspect.hungry = self._small_helps and lost.kind in ("memory", "hung")
+        self._blame(suspect, lost, suspect.accused)
 
     def _probe_died(self, suspect: Suspect, lost: ScorerLost, rows: tuple[int, int]) -> None:
-        suspect.probes.popleft()
-        self._split(suspect, lost, rows)
-        self._close_case(suspect)
+        if self.small and (lost.step is None or lost.step.stage != "model"):
+            self.small_is_too_small()
+        elif self.small and rows[1] - rows[0] == 1 and lost.kind != "hung":
+            suspect.doubted = True
+        else:
+            suspect.doubted = False
+            suspect.probes.popleft()
+            self._blame(suspect, lost, rows)
+            self._close_case(suspect)
 
-    def _split(self, suspect: Suspect, lost: ScorerLost, rows: tuple[int, int]) -> None:
-        start, stop = rows
-        if stop - start > 1:
-            borders = [start + (stop - start) * k // WAYS for k in range(WAYS + 1)]
-            pieces = [(a, b) for a, b in pairwise(borders) if b > a]
-            suspect.probes.extendleft(reversed(pieces))
-            return
+    def _blame(self, suspect: Suspect, lost: ScorerLost, rows: tuple[int, int]) -> None:
+        """A single row is poison; several are taken apart."""
+        if rows[1] - rows[0] > 1:
+            suspect.probes.extendleft(reversed(_pieces(*rows)))
+        else:
+            self._convict(suspect, lost, rows[0])
+
+    def _convict(self, suspect: Suspect, lost: ScorerLost, row: int) -> None:
         suspect.found += 1
         self.killing_rows += 1
-        suspect.poison.append((start, ERROR_NAMES.get(lost.kind, "ScorerCrashed"), f"this row alone: {lost.cause}"))
+        suspect.poison.append((row, ERROR_NAMES.get(lost.kind, "ScorerCrashed"), f"this row alone: {lost.cause}"))
         if self.killing_rows > MAX_KILLING_ROWS:
             raise TooManyCrashes(
                 f"More than {MAX_KILLING_ROWS} rows killed the scorer; the last one: {lost.cause}.",
@@ -120,6 +152,11 @@ class Quarantine:
         if suspect.probes or suspect.accused is None or suspect.found:
             return
         start, stop = suspect.accused
+        if suspect.hungry:
+            # Pieces that live within the small bound may do so by raising what they would not raise otherwise.
+            suspect.hungry = False
+            suspect.probes.extend(_pieces(start, stop))
+            return
         batch = start // self.batch_rows
         pieces = suspect.splits.get(batch, stop - start)
         suspect.splits[batch] = max(1, pieces // WAYS)
@@ -133,3 +170,8 @@ class Quarantine:
                 remedy="Run the same command again to go on; if it dies again, give scorers more memory or fewer"
                 " rows per batch.",
             )
+
+
+def _pieces(start: int, stop: int) -> list[tuple[int, int]]:
+    borders = [start + (stop - start) * k // WAYS for k in range(WAYS + 1)]
+    return [(a, b) for a, b in pairwise(borders) if b > a]

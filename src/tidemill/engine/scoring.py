@@ -8,11 +8,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
-from tidemill.domain.errors import CountsDiffer, LeaseLost, StoreUnusable, TooManyCrashes, TooManyRejected, from_json
+from tidemill.domain.errors import (
+    CountsDiffer,
+    LeaseLost,
+    StoreUnusable,
+    TidemillError,
+    TooManyCrashes,
+    TooManyRejected,
+    from_json,
+)
 from tidemill.domain.job import Job, Lease
 from tidemill.domain.plan import PlanSummary
 from tidemill.domain.receipt import Receipt
 from tidemill.engine.heartbeat import Heartbeat
+from tidemill.engine.layout import probe_bytes
 from tidemill.engine.quarantine import Quarantine
 from tidemill.ports.executor import ChunkRun, Done, Event, Executor, Failed, Progress, ScorerLost, ScorerSet, ScorerSpec
 from tidemill.ports.observer import JobProgress
@@ -80,7 +89,10 @@ class Scoring:
     _rejected: int = 0
     _seconds_per_row: float = 0.0
     _busy: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "model": 0.0, "write": 0.0})
+    _peak_bytes: int = 0
+    """The most memory that a scorer took which finished its chunk."""
     _alone: ScorerSet | None = None
+    _alone_is_small: bool = False
     _quarantined: ChunkRun | None = None
 
     def run(self) -> Leave | None:
@@ -121,8 +133,7 @@ class Scoring:
                 scorers.release()
             else:
                 scorers.kill()
-            if self._alone is not None:
-                self._alone.kill()
+            self._kill_alone()
 
     def _uncommitted(self) -> Iterator[int]:
         start = 0
@@ -160,6 +171,7 @@ class Scoring:
             if not self._ready:
                 self._ready_since = time.monotonic()
             self._ready.append(event.receipt)
+            self._peak_bytes = max(self._peak_bytes, event.receipt.usage.peak_memory_bytes)
             for stage in self._busy:
                 self._busy[stage] += getattr(event.receipt.usage, f"{stage}_seconds")
             self._expect(event.receipt.usage.model_seconds, event.receipt.rows)
@@ -180,15 +192,41 @@ class Scoring:
         if self._quarantined is None:
             if not self._quarantine or not start:
                 return
-            if self._alone is None:
-                alone = replace(self.spec, warm_key=None, job={**self.spec.job, "threads": 1})
-                self._alone = self.executor.lease(alone, 1, stall_seconds=self._quarantine_stall())
+            self._lease_alone(small=self._quarantine.small)
+            assert self._alone is not None
             self._alone.stall_seconds = self._quarantine_stall()
             self._quarantined = self._quarantine.next_run()
             self._alone.submit(self._quarantined)
-        assert self._alone is not None
-        for event in self._alone.poll(0.0 if self._in_flight else POLL_SECONDS):
+        for event in self._poll_alone():
             self._handle_alone(event)
+
+    def _lease_alone(self, *, small: bool) -> None:
+        """Have one careful scorer, within the bound of memory that the next run is to have."""
+        if self._alone is not None and self._alone_is_small == small:
+            return
+        self._kill_alone()
+        bound = probe_bytes(self.spec.memory_bytes, self._peak_bytes) if small else self.spec.memory_bytes
+        spec = replace(self.spec, warm_key=None, job={**self.spec.job, "threads": 1}, memory_bytes=bound)
+        self._alone = self.executor.lease(spec, 1, stall_seconds=self._quarantine_stall())
+        self._alone_is_small = small
+
+    def _kill_alone(self) -> None:
+        if self._alone is not None:
+            self._alone.kill()
+        self._alone = None
+
+    def _poll_alone(self) -> Sequence[Event]:
+        assert self._alone is not None
+        try:
+            return self._alone.poll(0.0 if self._in_flight else POLL_SECONDS)
+        except TidemillError:
+            if not self._alone_is_small:
+                raise
+            # Perhaps it cannot start only because its model does not fit into so little.
+            self._quarantine.small_is_too_small()
+            self._quarantined = None
+            self._kill_alone()
+            return []
 
     def _quarantine_stall(self) -> float:
         return max(min(QUARANTINE_SECONDS, self.limits.stall_seconds), self._patience())

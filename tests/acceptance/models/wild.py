@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 
 BAD = 77_777
-ALSO_BAD = 12_345
 
 
 def numbers(batch):
