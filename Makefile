@@ -7,6 +7,8 @@ INSTALLED := $(VENV)/.installed
 JUNIT := build/junit.xml
 WORKERS ?= 2
 SEEDS ?= 20
+# Packages of the programs that tests call; tests/meta/test_programs.py says which these are.
+PROGRAMS := curl e2fsprogs mount strace
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-long check lint quick bench reference clean
@@ -30,14 +32,14 @@ demo: setup  ## score real flights with a real model, from nothing to a result
 	$(PY) examples/flights/demo.py
 
 test: setup lint  ## all tests, with 20 seeds of crashes, after `make lint`
-	bash tools/need_packages.sh strace e2fsprogs mount
+	bash tools/need_packages.sh $(PROGRAMS)
 	@mkdir -p $(dir $(JUNIT))
 	$(PY) -m pytest -n $(WORKERS) --dist loadgroup --junitxml=$(JUNIT) tests
 	$(PY) tools/no_skips.py $(JUNIT)
 	$(PY) tests/crash/judge.py
 
 test-long: setup  ## all tests, with 100 seeds of crashes and a kill at every point of the commit path
-	bash tools/need_packages.sh strace e2fsprogs mount
+	bash tools/need_packages.sh $(PROGRAMS)
 	@mkdir -p $(dir $(JUNIT))
 	$(PY) -m pytest -n $(WORKERS) --dist loadgroup --timeout=1800 --junitxml=$(JUNIT) tests
 	$(PY) tools/no_skips.py $(JUNIT)
