@@ -22,7 +22,7 @@ from tidemill.domain.ids import new_id
 from tidemill.domain.job import Job, JobState, Lease, NewJob, Want
 from tidemill.domain.model import Environment
 from tidemill.durable.locks import FileLock
-from tidemill.engine import environments
+from tidemill.engine import environment_homes, environments
 from tidemill.service import claims, joblog, models, retention, uploads
 from tidemill.service.context import Context
 from tidemill.testing.store.factories import JOURNAL, MANIFEST, new_plan, new_receipt, new_version
@@ -205,10 +205,10 @@ def test_models_that_broke_off_on_their_way_in_go(context: Context) -> None:
 
 def environment(context: Context, requirements: str, *, days: float) -> Path:
     """As if it had been made, and used for the last time so many days ago."""
-    home = context.places.environments / environments.digest_of(environments.wanted_lines(requirements))
+    home = context.places.environments / environment_homes.digest_of(environment_homes.wanted_lines(requirements))
     home.mkdir(parents=True)
-    (home / environments.RECORD).write_text("{}")
-    age(home / environments.RECORD, days)
+    (home / environment_homes.RECORD).write_text("{}")
+    age(home / environment_homes.RECORD, days)
     return home
 
 
@@ -233,8 +233,8 @@ def test_environments_that_nobody_asks_for_go(context: Context) -> None:
 def test_an_environment_that_is_asked_for_is_in_use(context: Context) -> None:
     home = environment(context, "tried==1", days=31)
     made = {"python": sys.executable, "lock": "", "digest": "5"}
-    (home / environments.RECORD).write_text(json.dumps(made))
-    age(home / environments.RECORD, 31)
+    (home / environment_homes.RECORD).write_text(json.dumps(made))
+    age(home / environment_homes.RECORD, 31)
     assert environments.ensure("tried==1", None, home.parent, lambda report: None) == made
     assert retention.sweep(context, NOW)["environments"] == 0
 

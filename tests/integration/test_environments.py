@@ -26,7 +26,7 @@ from tidemill.domain.job import Job, JobState
 from tidemill.domain.model import Environment
 from tidemill.domain.plan import PlanSummary
 from tidemill.domain.receipt import Receipt
-from tidemill.engine.environments import digest_of, wanted_lines
+from tidemill.engine.environment_homes import digest_of, wanted_lines
 from tidemill.executors.local import LocalExecutor
 from tidemill.ports.executor import ChunkRun, Done, ScorerSpec
 from tidemill.ports.observer import Observer

@@ -13,23 +13,19 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from tidemill.domain.errors import EnvironmentUnusable
-from tidemill.durable.files import make_folder, remove_tree, translated, write_file
-from tidemill.durable.locks import FileLock
-
-CORE = ("numpy", "pyarrow", "pydantic")
-"""What a child imports beside the standard library and its model's own libraries."""
+from tidemill.durable.files import make_folder, translated, write_file
+from tidemill.engine.environment_homes import CORE, RECORD, digest_of, lock_of, wanted_lines
 
 CHILD_MODULES = ("tidemill.engine.scorer", "tidemill.engine.planner", "pyarrow.parquet")
 """What must be importable where scorers run."""
@@ -41,13 +37,8 @@ CHECK_SECONDS = 120.0
 LOCK_SECONDS = 0.1
 QUOTED_LINES = 15
 
-RECORD = "tidemill.json"
-"""In a finished environment: what `ensure` answered."""
-
 ELSEWHERE = Path(__file__).resolve().parents[1] / "executors" / "elsewhere.py"
 
-_HOME = re.compile(r"\.?([0-9a-f]{32})(?:\..+)?\Z")
-_NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 
@@ -72,75 +63,12 @@ def ensure(requirements: str | None, python: str | None, folder: Path, progress:
     home = folder / digest_of(wanted)
     with translated(folder):
         make_folder(folder)
-    lock = _lock_of(folder, home.name)
+    lock = lock_of(folder, home.name)
     with lock:
         while not lock.try_lock():
             progress({"waits_for": str(home)})
             time.sleep(LOCK_SECONDS)
         return _recorded(home) or _make(home, wanted, progress)
-
-
-def sweep(folder: Path, requirements: Iterable[str], before: float, limit: int) -> int:
-    """Remove environments that none of these requirements asks for and that nobody asked for since `before`
-    (in seconds since 1970), and what broke off while it was made; how many, at most `limit`."""
-    try:
-        names = sorted({found[1] for name in os.listdir(folder) if (found := _HOME.match(name))})
-    except FileNotFoundError:
-        return 0
-    kept = {digest_of(wanted_lines(text)) for text in requirements}
-    gone = 0
-    for name in names:
-        if gone >= limit:
-            break
-        if name not in kept or not (folder / name).exists():
-            gone += _remove_unused(folder, name, before)
-    return gone
-
-
-def _remove_unused(folder: Path, name: str, before: float) -> bool:
-    """Out of sight by one rename, then gone. Whoever makes it or looks it up holds its lock."""
-    lock = _lock_of(folder, name)
-    if not lock.try_lock():
-        return False
-    try:
-        found = [*folder.glob(name), *folder.glob(f".{name}.*")]
-        unused = all(_used_at(path) < before for path in found)
-        if unused:
-            if (folder / name).exists():
-                os.rename(folder / name, folder / f".{name}.unused")
-            for path in folder.glob(f".{name}.*"):
-                remove_tree(path)
-        return unused and bool(found)
-    finally:
-        lock.unlock(unlink=not (folder / name).exists())
-
-
-def _used_at(home: Path) -> float:
-    record = home / RECORD
-    return (record if record.exists() else home).stat().st_mtime
-
-
-def _lock_of(folder: Path, name: str) -> FileLock:
-    return FileLock(folder / f"{name}.lock")
-
-
-def wanted_lines(requirements: str) -> list[str]:
-    """The lines of the requirements that say something, and what children need: in the versions that run
-    here, unless the requirements name a version themselves."""
-    lines = [line.strip() for line in requirements.splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
-    named = {_normal(found[1]) for line in lines if (found := _NAME.match(line))}
-    return [*lines, *(f"{name}=={importlib.metadata.version(name)}" for name in CORE if name not in named)]
-
-
-def digest_of(wanted: Sequence[str]) -> str:
-    """What an environment is found by. Not the version of this package, which is lent and not installed."""
-    words = [list(wanted), sys.version, sys.base_prefix]
-    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:32]
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _recorded(home: Path) -> dict[str, str] | None:

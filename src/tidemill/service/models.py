@@ -23,7 +23,7 @@ from tidemill.domain.errors import (
     TidemillError,
 )
 from tidemill.domain.model import Environment, ModelVersion, Pin, check_name, split_reference
-from tidemill.engine import environments
+from tidemill.engine import environment_homes
 from tidemill.service import audit, fetching, modelfiles
 from tidemill.service.context import Context
 from tidemill.service.modelfiles import Arrival
@@ -242,7 +242,7 @@ def sweep_unfinished(context: Context, now: datetime) -> int:
 def sweep_environments(context: Context, before: datetime, limit: int) -> int:
     """Remove environments that no version asks for and that were not used since; how many, at most `limit`."""
     folder = Path(os.path.abspath(context.places.environments))
-    return environments.sweep(folder, context.store.models.requirements_in_use(), before.timestamp(), limit)
+    return environment_homes.sweep(folder, context.store.models.requirements_in_use(), before.timestamp(), limit)
 
 
 def describe(version: ModelVersion) -> ModelVersionOut:
