@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 from tidemill.domain.version import __version__
 
 if TYPE_CHECKING:
-    from tidemill.bootstrap.run import Result, run
+    from tidemill.bootstrap.run import Preview, Result, run
     from tidemill.client.client import Client
     from tidemill.domain.errors import TidemillError
 
-__all__ = ["Client", "Result", "TidemillError", "__version__", "run"]
+__all__ = ["Client", "Preview", "Result", "TidemillError", "__version__", "run"]
 
 _HOME = {
     "Client": "tidemill.client.client",
+    "Preview": "tidemill.bootstrap.run",
     "Result": "tidemill.bootstrap.run",
     "TidemillError": "tidemill.domain.errors",
     "run": "tidemill.bootstrap.run",

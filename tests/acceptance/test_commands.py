@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -109,7 +110,7 @@ def test_single_files(terminal: Terminal, few: Path, name: str) -> None:
 
 
 def test_a_job_file(terminal: Terminal, few: Path) -> None:
-    words = ("wild:Good", few, "-o", "out", "--id", "n", "--keep", "name", "--max-rejected", "5")
+    words = ("wild:Good", few, "-o", "out", "--id", "n", "--keep", "name", "--max-rejected", "1%")
     saved = terminal.run(*words, "--save", "job.yaml").done()
     assert "tidemill run job.yaml" in saved.err
     assert yaml.safe_load((terminal.work / "job.yaml").read_text()) == {
@@ -118,7 +119,7 @@ def test_a_job_file(terminal: Terminal, few: Path) -> None:
         "output": {"path": "out"},
         "id": ["n"],
         "keep": ["name"],
-        "limits": {"rejected": "5"},
+        "limits": {"rejected": "1%"},
     }
     terminal.nothing_left("job.yaml")
     terminal.run("job.yaml").done()
@@ -141,6 +142,45 @@ def test_a_preview_and_a_dry_run_write_nothing(terminal: Terminal, few: Path) ->
     assert answer["columns"] == [["name", "string"], ["prediction", "double"]]
     terminal.run("wild:OnlyX", few, "-o", "out", "--dry-run", "--keep", "nme").refused("'nme'", "did you mean 'name'")
     terminal.nothing_left()
+
+
+def test_a_preview_names_the_rows_that_would_be_rejected(terminal: Terminal) -> None:
+    path = terminal.folder / "in.csv"
+    path.write_text("x,word\n1,a\nmany,b\nmany,c\n4,d\n5e,e\n")
+    shown = terminal.run("wild:Typed", path).done().err
+    assert "3 of the first rows would be rejected" in shown
+    assert shown.count("'many'") == 1
+    assert "row 1 and 1 more (read): ConversionError: Column 'x': 'many' is not double" in shown
+    assert "row 4 (read): ConversionError" in shown
+
+
+def test_files_of_several_formats_are_named(terminal: Terminal, few: Path) -> None:
+    folder = terminal.folder / "in"
+    folder.mkdir()
+    (folder / "a.csv").write_text("n,x\n1,2\n")
+    (folder / "b.parquet").write_bytes(few.read_bytes())
+    said = terminal.run("wild:Good", folder / "*", "-o", "out")
+    said.stopped(1, f"{folder}/b.parquet is not csv like the first file, {folder}/a.csv: it looks like parquet")
+    terminal.nothing_left()
+
+
+def test_an_executor_that_is_not_there_is_refused(terminal: Terminal, few: Path) -> None:
+    terminal.run("wild:Good", few, "-o", "out", "--executor", "ray").refused("no executor 'ray'", "Known: local")
+    terminal.run("wild:Good", few, "--executor", "banana").refused("no executor 'banana'")
+
+
+def test_what_a_job_costs(terminal: Terminal, few: Path) -> None:
+    rates = {"TIDEMILL_RATE_JOB": "0.25", "TIDEMILL_RATE_CURRENCY": "EUR"}
+    said = terminal.run("wild:Good", few, "-o", "out", **rates).done()
+    assert "cost       0.2500 EUR" in said.err
+    (job,) = json.loads(terminal.say("jobs", "list", "--json").done().out)
+    assert "cost 0.2500 EUR" in terminal.say("jobs", "show", job["id"], **rates).done().out
+
+
+def test_doctor_keeps_names_and_values_apart(terminal: Terminal) -> None:
+    lines = terminal.say("doctor").done().out.splitlines()
+    (line,) = (line for line in lines if line.startswith("setting requests_per_minute"))
+    assert re.fullmatch(r"setting requests_per_minute +6000 \(default\)", line)
 
 
 def test_id_keep_and_features(terminal: Terminal, few: Path) -> None:
@@ -207,27 +247,29 @@ def test_ctrl_c_while_planning(terminal: Terminal) -> None:
     """Nothing was done yet, so nothing is kept that could hold up another job."""
     folder = terminal.folder / "in"
     folder.mkdir()
-    for number in range(20_000):
-        (folder / f"{number:05d}.csv").write_bytes(b"x\n%d\n" % number)
-    process = terminal.start("run", "wild:OnlyX", folder, "-o", "out")
-    wait_until(lambda: list((terminal.work / ".out.tidemill").glob("*/plan/files.arrow")))
+    for number in range(10):
+        (folder / f"{number}.csv").write_bytes(b"x\n%d\n" % number)
+    gate = terminal.folder / "gate"
+    process = terminal.start("run", "wild:GatedAtLoad", folder, "-o", "out", TEST_GATE=str(gate))
+    wait_until(gate.with_name("gate.reached").exists)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert not (terminal.work / "out").exists()
-    terminal.run("wild:OnlyX", folder / "0000*.csv", "-o", "out").done()
+    terminal.run("wild:OnlyX", folder / "*.csv", "-o", "out").done()
     assert prediction(terminal.work / "out") == [2.0 * number + 1 for number in range(10)]
     terminal.nothing_left("out", "out.manifest.json")
 
 
 def test_resume_by_the_end_of_the_id_with_another_limit(terminal: Terminal, many: tuple[Path, Path]) -> None:
     words = ("wild:Raises", *many, "-o", "out", "--keep", "n", "--rows-per-chunk", "10000", "--scorers", "1")
-    terminal.run(*words, "--max-rejected", "450").stopped(1, "450")
+    terminal.run(*words, "--max-rejected", "450").stopped(1, "450", f"{many[0]}, row 7: ValueError: row 7 has no soul")
     (job,) = json.loads(terminal.say("jobs", "list", "--json").done().out)
     assert job["state"] == "failed" and job["counts"]["rejected"] > 0
     shown = terminal.say("jobs", "show", job["id"][-8:]).done()
     assert f"tidemill resume {job['id']}" in shown.out
+    assert "tidemill jobs resume" not in shown.out, "which no worker may"
     terminal.say("resume", job["id"][-8:]).stopped(1, "450")
     terminal.run("wild:Good", *many, "-o", "out").refused("model is another one", job["id"], "--restart")
     terminal.run(*words, "--max-rejected", "1%").done(3)
@@ -239,19 +281,19 @@ def test_resume_by_the_end_of_the_id_with_another_limit(terminal: Terminal, many
 def test_cancel_from_another_process(terminal: Terminal, many: tuple[Path, Path]) -> None:
     process = terminal.start(
         "run",
-        "wild:Slow",
+        "wild:Gated",
         *many,
         "-o",
         "out",
         "--rows-per-chunk",
         "2000",
-        TEST_SLEEP="0.5",
+        TEST_GATE="/never",
         TIDEMILL_HEARTBEAT_SECONDS="1",
     )
     wait_until(lambda: list((terminal.work / ".out.tidemill").glob("*/parts/*.parquet")))
     (job,) = json.loads(terminal.say("jobs", "list", "--json").done().out)
     assert job["state"] == "running"
-    terminal.run("wild:Slow", *many, "-o", "out").refused(job["id"], "is being written")
+    terminal.run("wild:Good", *many, "-o", "out").refused(job["id"], "is being written")
     terminal.say("jobs", "cancel", job["id"][-8:]).done()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1, err
@@ -310,6 +352,9 @@ def test_python_without_a_main_guard(terminal: Terminal, few: Path) -> None:
         "print(result.total, result.predicted, result.rejected_count, result.up_to_date)\n"
         "print(result.to_pandas()['prediction'].sum(), len(result.to_polars()))\n"
         "print(result.rejected.to_table()['_row'].to_pylist()[:2], len(result.paths))\n"
+        f"seen = tidemill.run('wild:Good', {str(few)!r})\n"
+        "print(len(seen.predictions), seen.features, seen.rows)\n"
+        "print(seen)\n"
         "try:\n"
         f"    tidemill.run('wild:Raises', {str(few)!r} + 'x', 'other')\n"
         "except tidemill.TidemillError as error:\n"
@@ -324,7 +369,16 @@ def test_python_without_a_main_guard(terminal: Terminal, few: Path) -> None:
     assert lines[1] == "1000 990 10 False"
     assert lines[2] == f"{sum(n + 1.0 for n in range(1_000) if n % 100 != 7)} 990"
     assert lines[3] == "[7, 107] 1"
-    assert lines[4].startswith("not_found There is no file or folder")
+    assert lines[4] == "5 ['n', 'x'] 1000"
+    assert lines[5] == f"Preview of wild:Good (python) on {few}"
+    assert lines[6:9] == [
+        "match: n, x: all there",
+        "  {'name': 'row 0', 'prediction': 1.0}",
+        "  {'name': 'row 1', 'prediction': 2.0}",
+    ]
+    assert lines[12].startswith("estimate: about 1,000 rows, ")
+    assert lines[13].startswith("not_found There is no file or folder")
+    terminal.nothing_left("score.py", "out", "out.rejected", "out.manifest.json")
 
 
 def test_the_worker_never_loads_what_parses_data(terminal: Terminal, few: Path) -> None:

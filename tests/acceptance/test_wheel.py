@@ -11,8 +11,11 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow.dataset as ds
 import pytest
+import skops.io
+from sklearn.linear_model import LinearRegression
 
 import tidemill
 
@@ -122,13 +125,10 @@ def test_demo_publishes_predictions(installed: Installed, tmp_path: Path) -> Non
 
 
 def test_without_an_extra_the_install_line_is_shown(installed: Installed, tmp_path: Path) -> None:
-    code = (
-        "from tidemill import registry\n"
-        "from tidemill.domain.errors import MissingExtra\n"
-        "import importlib.util\n"
-        "assert importlib.util.find_spec('pandas') is None\n"
-        "print(registry.missing_extra('onnx', ModuleNotFoundError(name='onnxruntime')))\n"
-    )
-    done = installed.run("python", "-c", code, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "pip install 'tidemill[onnx]'" in done.stdout
+    skops.io.dump(LinearRegression().fit(np.array([[0.0], [1.0]]), [0.0, 1.0]), tmp_path / "model.skops")
+    (tmp_path / "in.csv").write_text("x\n1\n2\n")
+    done = installed.run("tidemill", "run", "model.skops", "in.csv", "-o", "out", cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "error 'sklearn' needs the package" in done.stderr
+    assert "  \u2192 Run: pip install 'tidemill[sklearn]'\n" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"model.skops", "in.csv"}

@@ -18,8 +18,8 @@ PACKAGES = {
     "strace": "strace",
     "umount": "mount",
 }
-EVERYWHERE = {"cp", "diff", "ls", "make", "setpriv", "sleep"}
-"""Of coreutils, diffutils and util-linux, without which there is no Debian; and what runs the tests."""
+EVERYWHERE = {"cp", "diff", "ls", "make", "setpriv", "sh", "sleep"}
+"""Of coreutils, dash, diffutils and util-linux, without which there is no Debian; and what runs the tests."""
 OURS = {"python", "tidemill"}
 STARTERS = {"run", "Popen", "check_call", "check_output"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from os import PathLike, fspath
-from typing import Any
+from typing import Any, overload
 
 from pydantic import ValidationError
 
@@ -90,10 +90,76 @@ class Result:
         return f"<table>{rows}</table>"
 
 
+class Preview:
+    """What a run would do. Nothing was written."""
+
+    def __init__(self, answer: dict[str, Any]) -> None:
+        self.answer = answer
+        """All that is known: model, files, columns, reasons of rows that would be rejected."""
+
+    @property
+    def features(self) -> list[str]:
+        """The input's columns that the model gets."""
+        return [field["name"] for field in self.answer["features"]]
+
+    @property
+    def predictions(self) -> list[dict[str, Any]]:
+        """The first five rows, as they would be written."""
+        return list(self.answer["rows"])
+
+    @property
+    def rows(self) -> int:
+        """About how many rows the whole input has, judged by its first file."""
+        return int(self.answer["estimated_rows"])
+
+    @property
+    def seconds(self) -> float:
+        """About how long one core would be busy with the model."""
+        return float(self.answer["estimated_seconds"])
+
+    def __repr__(self) -> str:
+        lines = [
+            f"Preview of {self.answer['path']} ({self.answer['model']['flavor']}) on {self.answer['first_file']}",
+            f"match: {', '.join(self.features)}: all there",
+            *(f"  {row}" for row in self.predictions),
+            f"estimate: about {self.rows:,} rows, {self.seconds:,.1f} s of one core in the model",
+        ]
+        if self.answer["rejected"]:
+            why = self.answer["rejections"][0]
+            lines.insert(-1, f"rejected: {self.answer['rejected']:,} of the first rows, one with {why['message']}")
+        return "\n".join(lines)
+
+
+@overload
 def run(
-    model: Path, input: Path | Sequence[Path], output: Path, *, trust: bool = False, restart: bool = False, **spec: Any
-) -> Result:
+    model: Path,
+    input: Path | Sequence[Path],
+    output: None = None,
+    *,
+    trust: bool = ...,
+    restart: bool = ...,
+    **spec: Any,
+) -> Preview: ...
+
+
+@overload
+def run(
+    model: Path, input: Path | Sequence[Path], output: Path, *, trust: bool = ..., restart: bool = ..., **spec: Any
+) -> Result: ...
+
+
+def run(
+    model: Path,
+    input: Path | Sequence[Path],
+    output: Path | None = None,
+    *,
+    trust: bool = False,
+    restart: bool = False,
+    **spec: Any,
+) -> Result | Preview:
     """Score `input` with `model` into `output` and wait; goes on with what an earlier call left there.
+
+    Without an output it writes nothing and previews: does the model fit, what do predictions look like.
 
     `spec` are the words of a job spec: id, keep, features, predict, compute, limits, ... `output` may
     be a path or the words of an output ({"path", "mode", ...} as `output_spec`). Raises the errors of
@@ -101,7 +167,10 @@ def run(
     """
     words: dict[str, Any] = {"model": fspath(model), **spec}
     words["input"] = {**spec.get("input_spec", {}), "path": _paths(input)}
-    words["output"] = {**spec.get("output_spec", {}), "path": fspath(output)}
+    if output is not None:
+        words["output"] = {**spec.get("output_spec", {}), "path": fspath(output)}
+    elif "output_spec" in spec:
+        words["output"] = spec["output_spec"]
     for name in ("input_spec", "output_spec"):
         words.pop(name, None)
     try:
@@ -110,6 +179,8 @@ def run(
         raise invalid_words(exc) from exc
     with opened() as context:
         options = jobs.RunOptions(restart=restart, ask_trust=lambda model: trust)
+        if parsed.output is None:
+            return Preview(jobs.preview(context, parsed, options))
         outcome = jobs.run(context, parsed, (), options)
     if outcome.manifest is None:
         error = outcome.job.error if outcome.job else None

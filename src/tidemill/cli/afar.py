@@ -183,5 +183,6 @@ def _ending(backend: Backend, status: JobStatus, manifest: Mapping[str, Any] | N
         error=status.error.model_dump() if status.error else None,
         rejections=[row.model_dump() for row in status.rejections],
         seconds=seconds,
+        cost=status.usage.cost.model_dump() if status.usage.cost else None,
         go_on=f"[bold]tidemill jobs resume {status.id} --server {backend.where}[/]" if can_go_on else None,
     )

@@ -97,6 +97,16 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def counts_text(counts: Mapping[str, int]) -> str:
+    """The line that reconciles: "336,776 = 336,102 predicted + 674 rejected"."""
+    return f"{counts['total']:,} = {counts['predicted']:,} predicted + {counts['rejected']:,} rejected"
+
+
+def cost_text(cost: Mapping[str, Any]) -> str:
+    """A price as people read it: "0.0125 EUR"."""
+    return f"{cost['amount']:,.4f} {cost['currency']}"
+
+
 def seconds_text(seconds: float) -> str:
     """A time as people read it: "3.2 s", "4 min 10 s", "2 h 5 min"."""
     if seconds < 60:

@@ -16,7 +16,9 @@ from tidemill.cli.output import (
     EXIT_INTERRUPTED,
     EXIT_REJECTIONS,
     bytes_text,
+    cost_text,
     counted,
+    counts_text,
     exit_code,
     people,
     print_error,
@@ -69,6 +71,8 @@ class Ending:
     up_to_date: bool = False
     resumed_chunks: int = 0
     seconds: float = 0.0
+    cost: Mapping[str, Any] | None = None
+    """Amount and currency, by the rate card of whoever ran it."""
     go_on: str | None = None
     """The command that goes on with it, if that can be."""
 
@@ -92,6 +96,7 @@ def ending_of(context: Context, outcome: jobs.Outcome) -> Ending:
         up_to_date=outcome.up_to_date,
         resumed_chunks=outcome.resumed_chunks,
         seconds=outcome.seconds,
+        cost=jobs.cost(context, job),
         go_on=f"the same command, or [bold]tidemill resume {job.id}[/]" if can_go_on else None,
     )
 
@@ -118,6 +123,7 @@ def _ending_json(ending: Ending) -> dict[str, Any]:
         "up_to_date": ending.up_to_date,
         "resumed_chunks": ending.resumed_chunks,
         "seconds": round(ending.seconds, 3),
+        "cost": ending.cost,
         "job": ending.job,
         "manifest": None,
     }
@@ -148,9 +154,10 @@ def job_json(job: Job) -> dict[str, Any]:
     }
 
 
-def counts_text(counts: Mapping[str, int]) -> str:
-    """The line that reconciles: "336,776 = 336,102 predicted + 674 rejected"."""
-    return f"{counts['total']:,} = {counts['predicted']:,} predicted + {counts['rejected']:,} rejected"
+def reason_text(reason: Mapping[str, Any]) -> str:
+    """Why rows of a preview would be rejected: "row 7 and 3 more (predict): ValueError: too old"."""
+    more = f" and {reason['rows'] - 1:,} more" if reason["rows"] > 1 else ""
+    return f"row {reason['first_row']:,}{more} ({reason['stage']}): {reason['error']}: {reason['message']}"
 
 
 def _print_summary(ending: Ending, manifest: Mapping[str, Any]) -> None:
@@ -163,6 +170,8 @@ def _print_summary(ending: Ending, manifest: Mapping[str, Any]) -> None:
     people.print(f"[bold green]done[/] {escape(path)}")
     people.print(f"  rows       {counts_text(counts)}")
     people.print(f"  took       {_took(ending, manifest)}")
+    if ending.cost:
+        people.print(f"  cost       {cost_text(ending.cost)}")
     people.print(f"  columns    {escape(_few([column['name'] for column in manifest['schema']]))}")
     for note in ending.notes:
         people.print(f"  [yellow]note[/]       {escape(note)}")
@@ -241,8 +250,8 @@ def print_preview(answer: Mapping[str, Any], spec: JobSpec, command: str, *, as_
         people.print(f"[yellow]note[/]     {escape(note)}")
     if answer["rejected"]:
         people.print(f"[yellow]{answer['rejected']:,} of the first rows would be rejected:[/]")
-        for message in answer["rejections"]:
-            people.print(f"  {escape(message)}")
+        for reason in answer["rejections"]:
+            people.print(f"  {escape(reason_text(reason))}")
     if answer["rows"]:
         names = list(answer["rows"][0])
         shown = [*names[:4], *names[max(4, len(names) - 3) :]]
@@ -254,6 +263,5 @@ def print_preview(answer: Mapping[str, Any], spec: JobSpec, command: str, *, as_
 
 
 def _estimate(answer: Mapping[str, Any]) -> str:
-    rows = answer["rows_in_first_file"] * answer["bytes"] / max(answer["first_bytes"], 1)
-    seconds = rows * answer["seconds_per_row"]
-    return f"about {rows:,.0f} rows, {seconds_text(seconds)} of one core in the model"
+    seconds = seconds_text(answer["estimated_seconds"])
+    return f"about {answer['estimated_rows']:,} rows, {seconds} of one core in the model"

@@ -60,6 +60,9 @@ def _words(
         list[str] | None, typer.Option(help="Of the input format, e.g. delimiter=;", metavar="K=V")
     ] = None,
     flavor: Annotated[str | None, typer.Option(help="The kind of model, if it cannot be seen.")] = None,
+    executor: Annotated[
+        str | None, typer.Option(help="What starts scorers: local, child processes of this machine.", metavar="NAME")
+    ] = None,
     scorers: Annotated[int | None, typer.Option(help="Processes that score; by default as many as fit.")] = None,
     rows_per_chunk: Annotated[int | None, typer.Option(help="Rows that are committed together.")] = None,
     batch_rows: Annotated[int | None, typer.Option(help="Rows that the model gets at once.")] = None,
@@ -68,7 +71,7 @@ def _words(
     ] = None,
     gpus: Annotated[int | None, typer.Option(help="GPUs that the job keeps for itself on a service.")] = None,
     max_rejected: Annotated[
-        str | None, typer.Option(help="Rejected rows allowed: N, P% or none. Default 1%, at least 100.")
+        str | None, typer.Option(help="Rejected rows allowed: N, P% or none. Default: 1%, but at least 100.")
     ] = None,
     max_runtime: Annotated[str | None, typer.Option(help='Longest run, for example "90m".')] = None,
     name: Annotated[str | None, typer.Option(help="A name for the job.")] = None,
@@ -91,6 +94,7 @@ def _words(
         "output": {"path": out, "mode": mode},
         "predict": {"probabilities": probabilities or None, "threshold": threshold},
         "compute": {
+            "executor": executor,
             "scorers": scorers,
             "rows_per_chunk": rows_per_chunk,
             "batch_rows": batch_rows,

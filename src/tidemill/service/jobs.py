@@ -29,6 +29,7 @@ from tidemill.domain.errors import (
 from tidemill.domain.ids import new_id
 from tidemill.domain.job import ENDED, FINISHED, LEASED, Job, JobState, Lease, NewJob, Want
 from tidemill.domain.model import Pin, split_reference
+from tidemill.domain.receipt import Usage
 from tidemill.engine.manifest import covers
 from tidemill.ports.observer import Observer
 from tidemill.ports.sink import Claim, OutputState, Sink
@@ -75,6 +76,16 @@ def resolve(spec: JobSpec) -> JobSpec:
         update["output"] = outputs.resolve(spec.output)
         _check_apart(update["output"], paths)
     return spec.model_copy(update=update)
+
+
+def check_executor(context: Context, spec: JobSpec) -> None:
+    """Refuse an executor that would be silently replaced by another. Raises InvalidSpec."""
+    known = context.executor.name
+    if spec.compute.executor != known:
+        raise InvalidSpec(
+            f"compute.executor: there is no executor {spec.compute.executor!r}.",
+            remedy=f"Known: {known}. Say that, or leave it out.",
+        )
 
 
 def _absolute_model(model: str) -> str:
@@ -144,6 +155,7 @@ def run(
     """
     options = options or RunOptions()
     started = time.monotonic()
+    check_executor(context, spec)
     spec = resolve(spec)
     assert spec.output is not None, "a run without output is a preview"
     model = identify(context, spec, options.ask_trust)
@@ -403,6 +415,7 @@ def cancel(context: Context, job_id: str) -> Job:
 
 def preview(context: Context, spec: JobSpec, options: RunOptions | None = None) -> dict[str, Any]:
     """What a run would do: schema match, first predictions, an estimate. Writes nothing."""
+    check_executor(context, spec)
     spec = resolve(spec)
     model = identify(context, spec, (options or RunOptions()).ask_trust)
     with tempfile.TemporaryDirectory(prefix="tidemill-") as spool:
@@ -411,6 +424,14 @@ def preview(context: Context, spec: JobSpec, options: RunOptions | None = None) 
             context.tasks.preview, request, preload=(*context.compute.preload, *model["preload"])
         )
     return {**answer, "digest": model["digest"], "path": model["path"]}
+
+
+def cost(context: Context, job: Job) -> dict[str, Any] | None:
+    """What a job has cost so far: {"amount", "currency"}; None without a rate card."""
+    if context.rates is None:
+        return None
+    amount = context.rates.cost(Usage(**job.usage))
+    return {"amount": round(amount, 6), "currency": context.rates.currency}
 
 
 def rejections(context: Context, job: Job, most: int = 20) -> list[dict[str, Any]]:

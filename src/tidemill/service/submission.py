@@ -226,7 +226,7 @@ def _new_job(request: _Request) -> NewJob:
         asked.model_copy(update={"input": asked.input.model_copy(update={"path": inputs}), "output": output})
     )
     spec = spec.model_copy(update={"model": pin.path if pin.name is None else pin.asked})
-    _check_executor(context, spec)
+    jobs.check_executor(context, spec)
     sink = context.open_sink(spec)
     assert spec.output is not None
     if not managed:
@@ -258,14 +258,6 @@ def _needs(context: Context, spec: JobSpec) -> Needs:
     scorers = 1 if compute.scorers == "auto" else compute.scorers
     memory = 0 if compute.memory_per_scorer == "auto" else int(compute.memory_per_scorer) * scorers
     return Needs(cpus=scorers, memory_bytes=memory, gpus=compute.gpus)
-
-
-def _check_executor(context: Context, spec: JobSpec) -> None:
-    if spec.compute.executor != context.executor.name:
-        raise InvalidSpec(
-            f"compute.executor: this service has no executor {spec.compute.executor!r}.",
-            remedy=f"Say {context.executor.name!r}, or leave it out.",
-        )
 
 
 def _pin(context: Context, who: Principal, spec: JobSpec) -> Pin:

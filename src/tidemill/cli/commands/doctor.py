@@ -38,8 +38,10 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
     if json:
         print_json({**facts, **dict(checks), "ok": problem is None, "problem": problem})
     else:
-        for name, value in [*facts.items(), *checks]:
-            data.print(f"[bold]{name:26}[/]{escape(value)}")
+        lines = [*facts.items(), *checks]
+        width = max(len(name) for name, _ in lines) + 2
+        for name, value in lines:
+            data.print(f"[bold]{name:{width}}[/]{escape(value)}")
         data.print(
             "[bold green]ok[/] store, child processes and pyarrow work"
             if problem is None

@@ -16,6 +16,8 @@ from tidemill.cli.output import (
     EXIT_INTERRUPTED,
     EXIT_REJECTIONS,
     bytes_text,
+    cost_text,
+    counts_text,
     data,
     exit_code,
     people,
@@ -28,7 +30,6 @@ from tidemill.cli.output import (
 )
 from tidemill.cli.progress import ProgressView, waiting_text
 from tidemill.cli.submitting import print_submitted
-from tidemill.cli.summary import counts_text
 from tidemill.domain.errors import InvalidSpec, from_json
 from tidemill.domain.job import FINISHED, JobFilter, JobState
 from tidemill.wire.api import JobStatus, JobSummary, UsageReport
@@ -162,7 +163,7 @@ def _used_text(job: JobStatus) -> str:
         f"{bytes_text(used.input_bytes)} in, {bytes_text(used.output_bytes)} out",
     ]
     if used.cost is not None:
-        words.append(f"cost {used.cost.amount:,.4f} {used.cost.currency}")
+        words.append(f"cost {cost_text(used.cost.model_dump())}")
     return ", ".join(words)
 
 
@@ -191,7 +192,9 @@ def _next_steps(backend: Backend, job: JobStatus) -> Iterator[tuple[str, str]]:
     if state in (JobState.PAUSED, JobState.FAILED):
         if backend.where is None:
             yield "go on", f"tidemill resume {job.id}"
-        yield ("with it" if backend.where is None else "go on"), f"tidemill jobs resume {job.id}{server}"
+        if backend.where is not None or "queued" in job.timestamps:
+            # What `tidemill run` started was never queued, and no worker may take it.
+            yield ("go on" if backend.where is not None else "queue it"), f"tidemill jobs resume {job.id}{server}"
     elif state in FINISHED and job.output is None:
         yield "fetch", f"tidemill results download {job.id} -o scores.parquet{server}"
     if state is JobState.SUCCEEDED_WITH_REJECTIONS:

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from tidemill.bootstrap.wiring import opened
-from tidemill.cli.output import bytes_text, counted, people, print_json
-from tidemill.cli.summary import counts_text
+from tidemill.cli.output import bytes_text, counted, counts_text, people, print_json
 from tidemill.service import outputs
 
 
