@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.terminal import Terminal
-from tests.acceptance.workshop import Workshop, until
+from tests.acceptance.workshop import PATIENCE_SECONDS, Workshop, until
 from tidemill.bootstrap.wiring import PRELOAD
 from tidemill.domain.job import JobState
 from tidemill.executors.local import LocalExecutor
@@ -37,17 +37,18 @@ def started(terminal: Terminal) -> Iterator[list[subprocess.Popen[str]]]:
     yield processes
     for process in processes:
         process.kill()
-        process.wait(timeout=30)
+        process.wait(timeout=PATIENCE_SECONDS)
 
 
 def start(terminal: Terminal, started: list[subprocess.Popen[str]], *words: str) -> subprocess.Popen[str]:
-    process = terminal.start("worker", *words)
+    # Longer than anybody here is waited for: who ends before was told to.
+    process = terminal.start("worker", *words, TIDEMILL_DRAIN_SECONDS="1000")
     started.append(process)
     return process
 
 
-def running(shop: Workshop, name: str) -> bool:
-    return Path(shop.log_path(name)).exists() and len(shop.chunks_called(name)) > 1
+def draining(shop: Workshop) -> bool:
+    return any(live.facts.draining for live in shop.context.store.workers.list_live())
 
 
 def test_says_when_it_is_ready_runs_jobs_and_ends(
@@ -63,7 +64,7 @@ def test_says_when_it_is_ready_runs_jobs_and_ends(
     [ended] = shop.ended(job)
     assert ended.state is ENDED, ended.error
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, err
     lines = [json.loads(line) for line in err.splitlines()]
     assert any(job.id in line["message"] and line["level"] == "info" for line in lines)
@@ -77,12 +78,12 @@ def test_hands_over_at_sigterm_and_ends_at_once_at_the_second(
     gate = shop.folder / "gate"
     job = shop.submit("handed", log=shop.log_path("handed"), gate=str(gate))
     first = start(terminal, started)
-    until(lambda: running(shop, "handed"))
+    until(lambda: shop.works_on("handed"))
     first.send_signal(signal.SIGTERM)
-    until(lambda: shop.context.store.workers.list_live()[0].facts.draining)
+    until(lambda: draining(shop))
     assert first.poll() is None
     first.send_signal(signal.SIGTERM)
-    first.communicate(timeout=60)
+    first.communicate(timeout=PATIENCE_SECONDS)
     assert first.returncode == 0
     assert shop.get(job).state is JobState.RUNNING
 
@@ -90,9 +91,9 @@ def test_hands_over_at_sigterm_and_ends_at_once_at_the_second(
     second = start(terminal, started)
     until(lambda: len(shop.chunks_called("handed")) > calls)
     second.send_signal(signal.SIGTERM)
-    until(lambda: shop.context.store.workers.list_live()[0].facts.draining)
+    until(lambda: draining(shop))
     gate.touch()
-    second.communicate(timeout=60)
+    second.communicate(timeout=PATIENCE_SECONDS)
     assert second.returncode == 0
     handed = shop.get(job)
     assert handed.state in (JobState.QUEUED, ENDED)

@@ -29,6 +29,8 @@ WHO = Principal(name="tester")
 ROWS = (700, 500)
 CHUNK_ROWS = 300
 CHUNKS = 4
+PATIENCE_SECONDS = 200.0
+"""Only a failure waits for so long."""
 MOVING = (JobState.QUEUED, JobState.PLANNING, JobState.RUNNING, JobState.COMMITTING)
 
 
@@ -38,7 +40,6 @@ class Workshop:
 
     folder: Path
     executor: Executor
-    settings: dict[str, Any] = field(default_factory=dict)
     pools: list[Pool] = field(default_factory=list)
     views: list[AbstractContextManager[Context]] = field(default_factory=list)
 
@@ -48,8 +49,7 @@ class Workshop:
 
     def open(self, **settings: Any) -> Context:
         """A context with a worker id of its own; children are shared out by one executor, to save time."""
-        self.settings.update(settings)
-        view = opened(Settings(home=self.folder / "home", cores=2, **self.settings), children=False)
+        view = opened(Settings(home=self.folder / "home", cores=2, **settings), children=False)
         context = view.__enter__()
         self.views.append(view)
         return replace(context, executor=self.executor.session(context.worker_id))
@@ -58,7 +58,7 @@ class Workshop:
         for pool in self.pools:
             pool.stop()
         for pool in self.pools:
-            pool.join(10)
+            pool.join(PATIENCE_SECONDS)
         for view in reversed(self.views):
             view.__exit__(None, None, None)
 
@@ -67,7 +67,7 @@ class Workshop:
         context: Context | None = None,
         *,
         jobs_at_once: int = 2,
-        drain_seconds: float = 20.0,
+        drain_seconds: float = PATIENCE_SECONDS,
         observers: Sequence[Observer] = (),
     ) -> Pool:
         """A pool that takes jobs from now on."""
@@ -105,9 +105,9 @@ class Workshop:
     def get(self, job: Job) -> Job:
         return self.context.store.jobs.get(job.id)
 
-    def ended(self, *jobs: Job, seconds: float = 60.0) -> list[Job]:
+    def ended(self, *jobs: Job) -> list[Job]:
         """Wait until they rest and no pool has anything to do with them any more."""
-        until(lambda: all(self.get(job).state not in MOVING for job in jobs), seconds)
+        until(lambda: all(self.get(job).state not in MOVING for job in jobs))
         until(lambda: not {job.id for job in jobs} & {held for pool in self.pools for held in pool.running})
         return [self.get(job) for job in jobs]
 
@@ -115,6 +115,10 @@ class Workshop:
         """The independent judge on a finished job."""
         checker.check(self.inputs, Path(job.output))
         checker.check_store(self.folder / "home" / "tidemill.db", Path(job.output))
+
+    def works_on(self, name: str) -> bool:
+        """Whether the model of this job was called more than once: with a gate, it waits there."""
+        return Path(self.log_path(name)).exists() and len(self.chunks_called(name)) > 1
 
     def log_path(self, name: str) -> str:
         return str(self.folder / f"{name}.calls")
@@ -129,8 +133,8 @@ class Workshop:
         return chunks
 
 
-def until(happened: Callable[[], bool], seconds: float = 60.0) -> None:
-    stop = time.monotonic() + seconds
+def until(happened: Callable[[], bool]) -> None:
+    stop = time.monotonic() + PATIENCE_SECONDS
     while not happened():
         assert time.monotonic() < stop, "it did not happen in time"
         time.sleep(0.02)

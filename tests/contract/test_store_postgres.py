@@ -232,7 +232,7 @@ def test_a_server_that_is_stopped_and_started(sql: SqlStore, postgres: Server, p
     claimed = sql.jobs.claim_next("w", free=HOST, host=HOST)
     assert claimed is not None
     watch = sql.watch()
-    while watch.wait(0.3):
+    while watch.wait(4):
         pass
     postgres.stop()
     try:
@@ -248,14 +248,14 @@ def test_a_server_that_is_stopped_and_started(sql: SqlStore, postgres: Server, p
         assert not watch.wait(0)
     finally:
         postgres.start()
-    assert watch.wait(20)
+    assert watch.wait(60)
     assert sql.jobs.renew_if_current([claimed[1]], "w") == {"job_a": Want.RUN}
     assert sql.jobs.get("job_a") == claimed[0]
     while watch.wait(0.6):
         pass
     other = open_store(postgres_url)
     other.jobs.submit(new_job("job_b"))
-    assert watch.wait(20)
+    assert watch.wait(60)
     other.close()
     watch.close()
 
@@ -263,7 +263,7 @@ def test_a_server_that_is_stopped_and_started(sql: SqlStore, postgres: Server, p
 def test_who_is_frozen_inside_a_transaction_stops_nobody(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its server process ends the transaction; when it thaws it learns that nothing was changed."""
     with monkeypatch.context() as patch:
-        patch.setitem(sql_postgres.SESSION, "idle_in_transaction_session_timeout", 300)
+        patch.setitem(sql_postgres.SESSION, "idle_in_transaction_session_timeout", 600_000)
         frozen = open_store(postgres_url)
         frozen.jobs.submit(new_job("job_a"))
     store = open_store(postgres_url)
@@ -271,6 +271,8 @@ def test_who_is_frozen_inside_a_transaction_stops_nobody(postgres_url: str, monk
         with frozen.transaction():
             mine = claim_next(frozen, "w")
             assert mine is not None
+            with frozen.database.write() as connection:
+                connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 300"))
             # It holds the job and the turn of all claims, and comes to no end.
             claimed = claim_next(store, "v")
             assert claimed is not None
@@ -438,23 +440,32 @@ def test_a_renewal_is_not_asked_after(bench: Bench, proxy: CommitProxy, monkeypa
     assert bench.far.jobs.renew_if_current([bench.running], "w") == {"job_running": Want.RUN}
 
 
-def test_after_many_rows_an_idle_transaction_is_still_watched(sql: SqlStore) -> None:
+def test_after_many_rows_an_idle_transaction_is_still_watched(sql: SqlStore, postgres_url: str) -> None:
     """One statement for all of them: after the driver's pipeline for many, the server would wait for ever."""
     for number in range(3):
         rows = [{"digest": f"{number}{row}", "name": "n", "trusted_by": "ada", "trusted_at_ms": 1} for row in range(3)]
         with pytest.raises(StoreUnavailable, match="idle"):
             with sql.database.write() as connection:
-                connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 200"))
+                backend = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+                connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 500"))
                 sql_database.insert_rows(connection, tables.trusted, rows)
-                time.sleep(0.6)
+                _await_end(postgres_url, backend)
                 connection.execute(text("SELECT 1"))
     with sql.database.read() as connection:
         assert connection.execute(text("SELECT count(*) FROM trusted")).scalar_one() == 0
 
 
+def _await_end(url: str, backend: int) -> None:
+    stop = time.monotonic() + 60
+    with psycopg.connect(url, autocommit=True) as connection:
+        while connection.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [backend]).fetchone():
+            assert time.monotonic() < stop, "it waits for ever"
+            time.sleep(0.05)
+
+
 def _terminate_all(url: str) -> None:
     with psycopg.connect(url) as connection:
         connection.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
         )
