@@ -31,16 +31,16 @@ def test_waits_for_whoever_is_inside(tmp_path: Path) -> None:
     def earlier() -> None:
         with fenced(tmp_path, 1):
             inside.set()
-            leave.wait(10)
+            leave.wait(60)
             order.append("earlier ends")
 
     thread = threading.Thread(target=earlier)
     thread.start()
-    assert inside.wait(10)
+    assert inside.wait(60)
     threading.Timer(0.2, leave.set).start()
     with fenced(tmp_path, 2):
         order.append("later begins")
-    thread.join(10)
+    thread.join(60)
     assert order == ["earlier ends", "later begins"]
 
 

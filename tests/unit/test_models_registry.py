@@ -179,10 +179,10 @@ def test_whoever_holds_a_digest_keeps_others_away(tmp_path: Path) -> None:
     with modelfiles.holding(tmp_path, DIGEST):
         thread = threading.Thread(target=other)
         thread.start()
-        assert held.wait(10)
+        assert held.wait(60)
         thread.join(0.1)
         done.append("first")
-    thread.join(10)
+    thread.join(60)
     assert seen == [("first",)]
 
 
@@ -258,7 +258,7 @@ def serving() -> Iterator[tuple[str, list[tuple[str, str]]]]:
         yield f"http://127.0.0.1:{server.server_port}", asked
     finally:
         server.shutdown()
-        thread.join(10)
+        thread.join(60)
         server.server_close()
 
 
