@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.crash.rig.record import Kill, faults
+from tests.crash.rig.record import Kill, describe, faults
 
 
 def _kills(suite: str, count: int, *, hits: int) -> Iterator[Kill]:
@@ -24,7 +24,9 @@ def test_a_suite_that_mostly_missed_proves_too_little() -> None:
 
 def test_kills_of_jobs_that_were_to_be_over_are_not_counted() -> None:
     over = Kill(suite="power", case="", seed=9, point="ended", target="everything", state="succeeded", hit=None)
-    assert faults([*_kills("power", 10, hits=8), *[over] * 5]) == []
+    kills = [*_kills("power", 10, hits=8), *[over] * 5]
+    assert faults(kills) == []
+    assert describe(kills) == "15 kills, 8 hit a running job: 8 running"
 
 
 def test_a_fault_that_was_not_injected_is_one_too_many() -> None:

@@ -31,7 +31,7 @@ class Kill:
     """One kill and what came of it. None is what was not measured."""
 
     suite: str
-    """Which test file's way to kill: one of `SUITES`, or another."""
+    """"instants", "calls", "publish", "freeze", "fault", "power"."""
     case: str
     """The test's own name for what it tried."""
     seed: int
@@ -96,7 +96,7 @@ def silent() -> list[str]:
 def describe(kills: Sequence[Kill]) -> str:
     """One line for people."""
     states = Counter("recovery" if kill.recovery else kill.state for kill in kills if kill.hit)
-    hit = sum(kill.hit for kill in kills)
+    hit = sum(bool(kill.hit) for kill in kills)
     return f"{len(kills)} kills, {hit} hit a running job: " + ", ".join(
         f"{n} {state}" for state, n in sorted(states.items())
     )
