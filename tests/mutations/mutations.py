@@ -96,7 +96,7 @@ MUTATIONS = (
             ),
         ),
         test=f"{ORDER}[error]",
-        because=r"AssertionError: \['[^']*scores\.manifest\.json', ",
+        because=r"At index 0 diff: '.*/scores\.rejected' != '.*/scores\.manifest\.json'",
     ),
     Mutation(
         name="exchange_repeated",
@@ -181,7 +181,7 @@ MUTATIONS = (
             "            yield from range(start, stop)\n",
         ),
         test=f"{FAULT}[part-synced]",
-        because="Chunks 0, 1, 2, 3 of job .* cannot be committed",
+        because="cannot be committed: UNIQUE constraint failed",
     ),
     Mutation(
         name="trust_not_checked",
@@ -203,7 +203,7 @@ MUTATIONS = (
             "        if len(good):\n            whole =",
             "        good = good[1:]\n        if len(good):\n            whole =",
         ),
-        test=f"{CRASH}/test_outputs.py::test_the_same_command_after_success_is_up_to_date",
-        because=r"error Chunk \d+: \d+ rows pla",
+        test=f"{FAULT}[claim-synced]",
+        because=r"error Chunk \d+: 500 rows planned, ",
     ),
 )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 LIVE = ("planning", "running", "committing")
 FINISHED = ("succeeded", "succeeded_with_rejections")
@@ -107,17 +108,21 @@ def look(database: Path) -> Look:
 
 def receipts(database: Path, job_id: str) -> dict[int, str]:
     """The receipts of committed chunks, as stored."""
-    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as db:
-        return dict(db.execute("SELECT chunk, receipt FROM chunks WHERE job_id = ?", (job_id,)).fetchall())
+    return dict(_rows(database, "SELECT chunk, receipt FROM chunks WHERE job_id = ?", job_id))
 
 
 def chunk_rows(database: Path, job_id: str) -> dict[int, int]:
     """Committed chunks and how many rows each has."""
-    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as db:
-        return dict(db.execute("SELECT chunk, rows FROM chunks WHERE job_id = ?", (job_id,)).fetchall())
+    return dict(_rows(database, "SELECT chunk, rows FROM chunks WHERE job_id = ?", job_id))
 
 
 def staging(database: Path, job_id: str) -> Path:
     """A job's staging folder."""
-    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as db:
-        return Path(db.execute("SELECT staging FROM jobs WHERE id = ?", (job_id,)).fetchone()[0])
+    ((path,),) = _rows(database, "SELECT staging FROM jobs WHERE id = ?", job_id)
+    return Path(path)
+
+
+def _rows(database: Path, query: str, job_id: str) -> list[tuple[Any, ...]]:
+    # Closed at once: while anybody has the database open, whoever else closes it does not copy the log.
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:
+        return db.execute(query, (job_id,)).fetchall()
