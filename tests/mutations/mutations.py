@@ -181,7 +181,7 @@ MUTATIONS = (
             "            yield from range(start, stop)\n",
         ),
         test=f"{FAULT}[part-synced]",
-        because="cannot be committed: UNIQUE constraint failed",
+        because="a chunk was committed twice",
     ),
     Mutation(
         name="trust_not_checked",
