@@ -10,6 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.acceptance.terminal import Terminal
+from tests.postgres import postgres, postgres_database, postgres_url
+
+__all__ = ["postgres", "postgres_database", "postgres_url"]
 
 ROWS = 100_000
 

@@ -1,4 +1,8 @@
-"""The schema on both databases: what it refuses, how it grows, and that workers of the version before go on."""
+"""The schema on both databases: what it refuses, how it grows, and that workers of the version before go on.
+
+The limit of the last: no worker of an old version runs here. What its statements did to the tables is
+frozen below as SQL in the words of version 1; what an old worker does around them is not tested.
+"""
 
 from __future__ import annotations
 
