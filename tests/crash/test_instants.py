@@ -24,7 +24,7 @@ PHASES = {
 SEEN = {
     "start": ("start", "store", "claim", "scored", "assembled"),
     "planning": ("planning", "listed", "planned"),
-    "committing": ("committing", "journalled", "published"),
+    "committing": ("committing", "journalled", "shown"),
 }
 """What of a phase is waited for."""
 EARLY_AGAIN = ("start", "again", "again")
@@ -53,7 +53,7 @@ def choose(target: str, seed: int, rng: random.Random, *, recovery: bool = False
         return Point(phase=rng.choice(EARLY_AGAIN), delay=rng.uniform(0, 0.03))
     if phase == "running":
         return Point(phase=phase, chunks_done=rng.randrange(24), delay=rng.uniform(0, 0.03))
-    return Point(phase=rng.choice(SEEN[phase]), delay=rng.uniform(0, 0.005 if phase == "committing" else 0.05))
+    return Point(phase=rng.choice(SEEN[phase]), delay=rng.uniform(0, 0.003 if phase == "committing" else 0.05))
 
 
 def replaced(job: CrashJob, older: CrashJob, target: str, seed: int) -> tuple[CrashJob, tuple[Path, ...]]:

@@ -21,7 +21,7 @@ from tests.crash.rig.strike import Point, check, judge, strike
 SEEDS = int(os.environ.get("TIDEMILL_CRASH_SEEDS", "20"))
 
 
-@pytest.mark.parametrize("seed", range(SEEDS // 2))
+@pytest.mark.parametrize("seed", range(0, SEEDS, 2))
 def test_two_homes_one_output(seed: int, job: CrashJob, tmp_path: Path, inputs: tuple[Path, ...]) -> None:
     """Started at once from two homes: one ends the job, the other is refused and says who holds it.
 
@@ -29,7 +29,7 @@ def test_two_homes_one_output(seed: int, job: CrashJob, tmp_path: Path, inputs: 
     is left to chance.
     """
     rival = new_job(tmp_path / "rival", inputs, output=job.output, mark=job.mark, scorers=1)
-    pair = (job, rival) if seed % 2 else (rival, job)
+    pair = (job, rival) if seed % 4 else (rival, job)
     gate = Gate(tmp_path / "gate")
     processes = [start(gate.before(one)) for one in pair]
     while all(process.poll() is None for process in processes):

@@ -24,7 +24,7 @@ SIGHTS = {
     "scored": "place/.scores.tidemill/*/parts/*",
     "assembled": "place/.scores.tidemill/*/out/data",
     "journalled": "place/.scores.tidemill/*/journal.json",
-    "published": "place/scores.manifest.json",
+    "shown": "place/scores",
 }
 """What can be seen of a job from outside, in the order in which it comes; where, below the job's folder."""
 
@@ -87,12 +87,13 @@ def strike_call(job: CrashJob, run: int, call: str, n: int) -> Struck:
 
 
 def strike_between_commits(job: CrashJob, run: int, chunks_done: int) -> Struck:
-    """Start the command; the worker dies when so many chunks are committed, or a few more, but never all.
+    """Start the command; the worker dies when so many chunks are committed, or a few more: two commits, each of
+    what its scorers can hold twice.
 
     It hands out chunks slowly, so that there are several commits, and is stopped each time it has synced the
     store, so that it cannot run past the point, however fast the model is.
     """
-    stops = stopping(job, run, "fdatasync", "1+", "sendmsg:delay_enter=60000")
+    stops = stopping(job, run, "fdatasync", "1+", "sendmsg:delay_enter=100000")
     with Window(job.database) as window:
         while stops.wait() and window.look().chunks_done < chunks_done:
             stops.go_on()
