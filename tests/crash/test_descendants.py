@@ -27,8 +27,7 @@ def test_no_descendant_lives_one_second_after_sigkill_while_a_model_spins_in_c(j
     below = _spinning(job, process.pid)
     os.kill(process.pid, signal.SIGKILL)
     process.wait(timeout=10)
-    nobody_left(job)
-    assert not [pid for pid in below if tree.alive(pid)]
+    nobody_left(job, below)
 
 
 def test_no_scorer_lives_one_second_after_the_zygote(job: CrashJob) -> None:

@@ -22,11 +22,11 @@ PHASES = {
     "planner": ("planning",),
 }
 SEEN = {
-    "start": ("start", "store", "claim", "scored", "assembled"),
-    "planning": ("planning", "listed", "planned"),
-    "committing": ("committing", "journalled", "shown"),
+    "start": {"start": 0.05, "store": 0.05, "claim": 0.05, "planned": 0.05, "scored": 0.05, "assembled": 0.003},
+    "planning": {"planning": 0.05, "listed": 0.003},
+    "committing": {"committing": 0.003, "journalled": 0.003, "shown": 0.003},
 }
-"""What of a phase is waited for."""
+"""What of a phase is waited for, and how long after that it goes on for certain, in seconds."""
 EARLY_AGAIN = ("start", "again", "again")
 MODES = ("error", "error", "overwrite", "append")
 """Outputs that replace or extend another are tried for whoever publishes."""
@@ -53,7 +53,8 @@ def choose(target: str, seed: int, rng: random.Random, *, recovery: bool = False
         return Point(phase=rng.choice(EARLY_AGAIN), delay=rng.uniform(0, 0.03))
     if phase == "running":
         return Point(phase=phase, chunks_done=rng.randrange(24), delay=rng.uniform(0, 0.03))
-    return Point(phase=rng.choice(SEEN[phase]), delay=rng.uniform(0, 0.003 if phase == "committing" else 0.05))
+    seen, longest = rng.choice(list(SEEN[phase].items()))
+    return Point(phase=seen, delay=rng.uniform(0, longest))
 
 
 def replaced(job: CrashJob, older: CrashJob, target: str, seed: int) -> tuple[CrashJob, tuple[Path, ...]]:

@@ -135,10 +135,13 @@ def _is_seen(job: CrashJob, window: Window, phase: str, epoch: int) -> bool:
     return phase not in SIGHTS or any(job.home.parent.glob(SIGHTS[phase]))
 
 
-def nobody_left(job: CrashJob) -> None:
-    """No process of the job lives one second after its worker's death."""
+def nobody_left(job: CrashJob, known: Sequence[int] = ()) -> None:
+    """No process of the job lives one second after its worker's death, nor any of those that are known.
+
+    One that is just dying has lost its environment already, and with it the mark.
+    """
     stop = time.monotonic() + 1
-    while left := tree.marked(job.mark):
+    while left := {*tree.marked(job.mark), *(pid for pid in known if tree.alive(pid))}:
         if time.monotonic() > stop:
             raise AssertionError(f"alive one second after the worker's death: {[(p, tree.words(p)) for p in left]}")
         time.sleep(0.02)
