@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import venv
 from collections.abc import Iterator
 from importlib.metadata import version

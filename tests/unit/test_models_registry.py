@@ -6,6 +6,7 @@ import hashlib
 import ipaddress
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -152,8 +153,8 @@ def test_a_sweep_takes_what_nobody_brings_and_nobody_names(tmp_path: Path) -> No
     (tmp_path / modelfiles.INCOMING / "arrival_dead.lock").touch()
     with modelfiles.arriving(tmp_path, "live.txt", 1 << 30) as arrival:
         arrival.write(DATA)
-        assert modelfiles.sweep(tmp_path, lambda: [str(kept)], 3600) == 0
-        assert modelfiles.sweep(tmp_path, lambda: [str(kept)], -1) == 2
+        assert modelfiles.sweep(tmp_path, lambda: [str(kept)], time.time() - 3600) == 0
+        assert modelfiles.sweep(tmp_path, lambda: [str(kept)], time.time() + 3600) == 2
         assert arrival.path.exists()
     assert kept.read_bytes() == DATA
     assert not orphan.exists()
