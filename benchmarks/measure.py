@@ -8,9 +8,13 @@ would be missed; so the sampled times of all processes are summed up beside it a
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
+import pty
 import resource
+import struct
 import subprocess
+import termios
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -38,18 +42,23 @@ class Measured:
     stdout: str
 
 
-def measure(command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Measured:
-    """Run a command to its end and that of all its descendants. Its stderr goes to ours if it fails."""
+def measure(
+    command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None, terminal: bool = False
+) -> Measured:
+    """Run a command to its end and that of all its descendants. Its stderr goes to ours if it fails.
+
+    With `terminal` it writes to one, and `stdout` is all that was written there.
+    """
     _become_subreaper()
     before = _reaped_cpu()
     started = time.monotonic()
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd, env={**os.environ, **(env or {})}
-    ) as process:
+    screen = _Screen() if terminal else None
+    outlets = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} if screen is None else screen.outlets
+    with subprocess.Popen(command, text=True, cwd=cwd, env={**os.environ, **(env or {})}, **outlets) as process:
         sampler = _Sampler()
         sampler.start()
         errors = _Drain(process.stderr)
-        stdout = process.stdout.read() if process.stdout else ""
+        stdout = screen.read() if screen else process.stdout.read() if process.stdout else ""
         # WNOWAIT leaves a zombie behind, whose times can still be read apart from its children's.
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         wall_seconds = time.monotonic() - started
@@ -57,7 +66,7 @@ def measure(command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd
         exit_code = process.wait()
     _reap_orphans()
     sampler.stop()
-    if exit_code != 0:
+    if exit_code != 0 and screen is None:
         print(errors.text())
     return Measured(
         exit_code=exit_code,
@@ -68,6 +77,30 @@ def measure(command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd
         peak_processes=sampler.peak_processes,
         stdout=stdout,
     )
+
+
+class _Screen:
+    """A terminal of 120 columns."""
+
+    def __init__(self) -> None:
+        self._here, self._there = pty.openpty()
+        # struct winsize of ioctl_tty(2): rows, columns, and two that nobody uses.
+        fcntl.ioctl(self._there, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+
+    @property
+    def outlets(self) -> dict[str, int]:
+        return {"stdout": self._there, "stderr": self._there}
+
+    def read(self) -> str:
+        """All that is written until the last process has closed it."""
+        os.close(self._there)
+        pieces = []
+        # Linux ends a terminal that nobody holds any more with EIO.
+        with suppress(OSError):
+            while piece := os.read(self._here, 1 << 16):
+                pieces.append(piece)
+        os.close(self._here)
+        return b"".join(pieces).decode(errors="replace")
 
 
 class _Drain(threading.Thread):

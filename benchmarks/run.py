@@ -17,6 +17,7 @@ from collections.abc import Callable
 import cold
 import memory
 import overhead
+import resume
 import service
 import throughput
 from report import Report
@@ -33,6 +34,7 @@ SCENARIOS: dict[str, Callable[[Sizes], Report]] = {
     "overhead": lambda a: overhead.run(
         rows=a.rows or (250_000 if a.quick else 2_000_000), rounds=a.rounds or (1 if a.quick else 3)
     ),
+    "resume": lambda a: resume.run(rounds=a.rounds or (1 if a.quick else 3)),
     "warm": lambda a: service.warm(rows=a.rows or 1_000, rounds=a.rounds or (5 if a.quick else 40)),
     "queue": lambda a: service.queue(jobs=a.rows or (500 if a.quick else 10_000), pages=50 if a.quick else 300),
 }

@@ -96,7 +96,13 @@ def test_wheel_says_what_it_is(wheel: Path) -> None:
         assert b"Apache License" in archive.read(f"{info}/licenses/LICENSE")
     assert f"\nVersion: {tidemill.__version__}\n" in metadata
     assert "\nRequires-Python: >=3.11\n" in metadata
-    assert set(re.findall(r"^Provides-Extra: (\S+)$", metadata, re.MULTILINE)) == {"all", "lightgbm", "onnx", "sklearn"}
+    assert set(re.findall(r"^Provides-Extra: (\S+)$", metadata, re.MULTILINE)) == {
+        "all",
+        "lightgbm",
+        "onnx",
+        "postgres",
+        "sklearn",
+    }
 
 
 def test_version_comes_from_the_installed_wheel(installed: Installed, tmp_path: Path) -> None:

@@ -54,7 +54,11 @@ SERVICE_MUTATIONS = (
     ),
     Mutation(
         name="staging_of_a_live_job_swept",
-        edits=_one("service/retention.py", "_listed(context, tuple(ENDED))", "_listed(context, tuple(JobState))"),
+        edits=_one(
+            "service/retention.py",
+            "_listed(context, tuple(ENDED), before)",
+            "_listed(context, tuple(JobState), before)",
+        ),
         test="tests/acceptance/test_retention.py::test_what_runs_or_waits_is_left_alone_for_ever",
         because="'leftovers': 1",
     ),

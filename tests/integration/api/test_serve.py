@@ -135,6 +135,8 @@ def test_sigterm_and_a_restart_lose_nothing(tmp_path: Path) -> None:
     assert handed.chunks_done >= 2
     with serving(home) as (_, url), client_of(url) as client:
         until(lambda: client.get(f"/api/v1/jobs/{job_id}").json()["state"].startswith("succeeded"))
+        # Staging and claim go after the store has said that the job is done.
+        until(lambda: not list(output.parent.glob(".*")))
     checker.check(inputs, output)
     checker.check_store(home / "tidemill.db", output)
 
