@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import tomllib
@@ -91,6 +92,16 @@ def test_layers_are_drawn_as_they_are_checked() -> None:
     page = (DOCS / "explanation" / "architecture.md").read_text(encoding="utf-8")
     (drawn,) = re.findall(r"^```layers\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert drawn.splitlines() == layers
+
+
+def test_readme_shows_what_a_benchmark_saw() -> None:
+    newest = max((ROOT / "benchmarks" / "results").glob("*-resume.json"))
+    runs = json.loads(newest.read_text(encoding="utf-8"))["runs"]["killed and resumed"]
+    shown = re.search(
+        r"^\$ timeout .*?(?=^```)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    assert shown
+    assert any(run["transcript"].startswith(shown[0].rstrip()) for run in runs), f"copy a transcript of {newest.name}"
 
 
 def test_architecture_says_what_every_package_holds() -> None:

@@ -69,9 +69,9 @@ def read_line(connection: Connection) -> Line:
 
 def read_waiters(connection: Connection, line: Line, job_ids: Sequence[str]) -> dict[str, Waiter]:
     """Those of the jobs that wait for a worker."""
-    queued = jobs.c.state == JobState.QUEUED.value
-    wanted = select(jobs.c.id, jobs.c.number, *_ALIKE).where(queued, _BACKGROUND, jobs.c.id.in_(job_ids))
-    rows = connection.execute(wanted).all()
+    wanted = select(jobs.c.id, jobs.c.number, jobs.c.state, *_ALIKE).where(_BACKGROUND, jobs.c.id.in_(job_ids))
+    # The state is looked at here: asked for it, a database goes by its index of states and reads the whole line.
+    rows = [row for row in connection.execute(wanted) if row.state == JobState.QUEUED.value]
     ranks = _ranks(connection, line, {row.owner for row in rows}, [row.number for row in rows])
     return {
         row.id: Waiter(
@@ -90,16 +90,40 @@ def read_waiters(connection: Connection, line: Line, job_ids: Sequence[str]) -> 
 
 
 def _ranks(connection: Connection, line: Line, owners: Set[str], numbers: Sequence[int]) -> dict[int, int]:
-    """Places from 1 among the jobs of the same owner and priority; those of blocked models hold up only each other."""
+    """Places from 1 among the jobs of the same owner and priority; those of blocked models hold up only each other.
+
+    Jobs before the first of these are only counted: a page of a long line costs as much as one of a short line.
+    """
+    if not numbers:
+        return {}
     blocked = line.blocked_models()
+    theirs = and_(_IN_LINE, jobs.c.owner.in_(owners))
+    earlier = _counts(connection, and_(theirs, jobs.c.number < min(numbers)), blocked)
     turn: dict[str, Any] = {"partition_by": (jobs.c.owner, jobs.c.priority), "order_by": jobs.c.number}
     rank: ColumnElement[int] = func.row_number().over(**turn)
     if blocked:
         is_blocked = jobs.c.model_key.in_(blocked)
         rank = case((is_blocked, rank), else_=func.sum(case((is_blocked, 0), else_=1)).over(**turn))
-    ranked = select(jobs.c.number, rank.label("rank")).where(_IN_LINE, jobs.c.owner.in_(owners)).subquery()
+    columns = (jobs.c.number, jobs.c.owner, jobs.c.priority, jobs.c.model_key, rank.label("rank"))
+    ranked = select(*columns).where(theirs, jobs.c.number.between(min(numbers), max(numbers))).subquery()
     found = connection.execute(select(ranked).where(ranked.c.number.in_(numbers)))
-    return {row.number: int(row.rank) for row in found}
+    return {
+        row.number: int(row.rank)
+        + earlier[row.owner, row.priority, False]
+        + (earlier[row.owner, row.priority, True] if row.model_key in blocked else 0)
+        for row in found
+    }
+
+
+def _counts(
+    connection: Connection, which: ColumnElement[bool], blocked: Set[str]
+) -> defaultdict[tuple[str, int, bool], int]:
+    """How many jobs there are of each owner and priority: of blocked models, and of others."""
+    alike = (jobs.c.owner, jobs.c.priority, jobs.c.model_key)
+    counts: defaultdict[tuple[str, int, bool], int] = defaultdict(int)
+    for row in connection.execute(select(*alike, func.count().label("waiting")).where(which).group_by(*alike)):
+        counts[row.owner, row.priority, row.model_key in blocked] += row.waiting
+    return counts
 
 
 def explain_waiting(line: Line, waiter: Waiter, hosts: Hosts) -> Waiting:
