@@ -11,6 +11,9 @@ SEEDS ?= 20
 # Packages of the programs that tests call; tests/meta/test_programs.py says which these are.
 PROGRAMS := curl e2fsprogs mount strace
 
+# Tests start some thousand processes: their modules are compiled once.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-long check lint quick bench reference clean
 

@@ -23,7 +23,7 @@ from tidemill.domain.job import Job, JobState, Lease, NewJob, Want
 from tidemill.domain.model import Environment
 from tidemill.durable.locks import FileLock
 from tidemill.engine import environment_homes, environments
-from tidemill.service import claims, joblog, models, retention, uploads
+from tidemill.service import claims, joblog, registration, retention, uploads
 from tidemill.service.context import Context
 from tidemill.testing.store.factories import JOURNAL, MANIFEST, new_plan, new_receipt, new_version
 from tidemill.wire.spec import InputSpec, JobSpec, OutputSpec
@@ -191,7 +191,7 @@ def test_deletions_that_broke_off_are_ended(context: Context) -> None:
 
 
 def test_models_that_broke_off_on_their_way_in_go(context: Context) -> None:
-    receiving = models.Receiving(context, "m.txt")
+    receiving = registration.Receiving(context, "m.txt")
     receiving.write(b"tree")
     (arriving,) = (context.places.models / ".incoming").glob("arrival_*[!k]")
     broken = arriving.with_name("arrival_0000000000000000")

@@ -30,7 +30,7 @@ from tidemill.engine.environment_homes import digest_of, wanted_lines
 from tidemill.executors.local import LocalExecutor
 from tidemill.ports.executor import ChunkRun, Done, ScorerSpec
 from tidemill.ports.observer import Observer
-from tidemill.service import keys, models, submission
+from tidemill.service import keys, registration, submission
 from tidemill.service.work import Pool, PoolOptions
 from tidemill.testing.executor import finish, wait_until
 from tidemill.wire.spec import JobSpec
@@ -168,7 +168,7 @@ def test_one_service_runs_both_at_once(other: dict[str, Any], saved: dict[str, P
     with opened(Settings(home=home, cores=2)) as context:
         who = keys.person_here(context)
         for name, environment in environments.items():
-            models.add(context, who, name, str(saved[name]), environment=environment)
+            registration.add(context, who, name, str(saved[name]), environment=environment)
         jobs = {}
         for name in environments:
             spec = JobSpec.model_validate(

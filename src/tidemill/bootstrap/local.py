@@ -18,7 +18,19 @@ from tidemill.domain.errors import InvalidSpec, OutputExists, StillRunning
 from tidemill.domain.job import Job, JobFilter, JobState
 from tidemill.domain.model import Environment, split_reference
 from tidemill.durable.files import replacing, translated
-from tidemill.service import audit, control, joblog, jobs, keys, models, overview, results, status, submission
+from tidemill.service import (
+    audit,
+    control,
+    joblog,
+    jobs,
+    keys,
+    models,
+    overview,
+    registration,
+    results,
+    status,
+    submission,
+)
 from tidemill.service.context import Context
 from tidemill.wire.api import (
     AddKey,
@@ -146,7 +158,7 @@ class LocalBackend:
 
     def models_add(self, name: str, version: AddModelVersion, *, moved: Moved | None = None) -> ModelVersionOut:
         environment = version.environment
-        added = models.add(
+        added = registration.add(
             self._context,
             self._who,
             name,

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from importlib import import_module
 from importlib.util import find_spec
 
 from tidemill.config import Settings, usable_memory_bytes
@@ -19,7 +20,6 @@ from tidemill.ports.sink import Sink
 from tidemill.ports.store import Store
 from tidemill.service.context import Context, Places, Policy, TaskEntries
 from tidemill.sinks.local import LocalSink
-from tidemill.stores.sql.store import open_store
 from tidemill.wire.spec import JobSpec
 
 TASKS = "tidemill.bootstrap.tasks"
@@ -34,14 +34,15 @@ PRELOAD = (
     "tidemill.bootstrap.preloaded",
 )
 
-SERVICE_PRELOAD = (
+JOB_PRELOAD = (
+    *PRELOAD,
     "tidemill.sources.listing",
     "tidemill.sources.parquet",
     "tidemill.sources.csv",
     "tidemill.sources.jsonl",
     "tidemill.encoders.parquet",
 )
-"""What one job after another needs as well; a single one starts sooner without."""
+"""What the children of a job need as well; those that answer a question start sooner without."""
 
 SUFFIXES = {"parquet": ".parquet", "csv": ".csv", "jsonl": ".jsonl", "arrow": ".arrow"}
 COMPRESSION_SUFFIXES = {"gzip": ".gz", "zstd": ".zst"}
@@ -68,15 +69,9 @@ def opened(settings: Settings | None = None, *, children: bool = True, warm: boo
     """
     settings = settings or Settings()
     warm_bytes = usable_memory_bytes(settings.warm_memory_share) if warm else 0
-    preload = (*PRELOAD, *_service_preload()) if warm else PRELOAD
-    executor = LocalExecutor(preload=preload, eager=children, warm_bytes=warm_bytes)
+    executor = LocalExecutor(preload=_job_preload() if warm else PRELOAD, eager=children, warm_bytes=warm_bytes)
     try:
-        store = open_store(
-            settings.store or settings.home,
-            home=settings.home,
-            lease_seconds=settings.lease_seconds,
-            heartbeat_seconds=settings.heartbeat_seconds,
-        )
+        store = _open_store(settings)
         try:
             worker_id = new_id("worker")
             yield Context(
@@ -104,7 +99,7 @@ def opened(settings: Settings | None = None, *, children: bool = True, warm: boo
                     cores=settings.cores,
                     memory_bytes=usable_memory_bytes(settings.memory_share),
                     stall_seconds=settings.stall_seconds,
-                    preload=preload,
+                    preload=_job_preload(),
                 ),
                 worker_id=worker_id,
                 worker_lock=store.workers.register(worker_id),
@@ -124,13 +119,26 @@ def opened(settings: Settings | None = None, *, children: bool = True, warm: boo
 def opened_store(settings: Settings | None = None, *, upgrade: bool) -> Iterator[Store]:
     """The store alone, for commands about it; without `upgrade` one with an older schema is refused."""
     settings = settings or Settings()
-    with closing(open_store(settings.store or settings.home, home=settings.home, upgrade=upgrade)) as store:
+    with closing(_open_store(settings, upgrade=upgrade)) as store:
         yield store
 
 
-def _service_preload() -> tuple[str, ...]:
+def _open_store(settings: Settings, *, upgrade: bool = True) -> Store:
+    # Imported only now, while the process that children are forked from starts: SQLAlchemy takes as long as that.
+    module = import_module("tidemill.stores.sql.store")
+    store: Store = module.open_store(
+        settings.store or settings.home,
+        home=settings.home,
+        lease_seconds=settings.lease_seconds,
+        heartbeat_seconds=settings.heartbeat_seconds,
+        upgrade=upgrade,
+    )
+    return store
+
+
+def _job_preload() -> tuple[str, ...]:
     # Arrow imports pandas, if it is there, at the first value that it converts: once here, not in every child.
-    return (*SERVICE_PRELOAD, *(("pandas",) if find_spec("pandas") else ()))
+    return (*JOB_PRELOAD, *(("pandas",) if find_spec("pandas") else ()))
 
 
 def _policy(settings: Settings) -> Policy:

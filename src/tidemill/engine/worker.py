@@ -218,7 +218,6 @@ class _Run:
         model = self.executor.call(
             self.worker.entries.identify,
             {"path": self.spec.model, "flavor": self.spec.flavor},
-            preload=self.worker.compute.preload,
             should_stop=self._should_stop,
         )
         if model["digest"] != self.job.model_digest:
@@ -236,7 +235,6 @@ class _Run:
         return self.executor.call(
             self.worker.entries.environment,
             {**wanted.to_json(), "folder": str(self.worker.environments)},
-            preload=self.worker.compute.preload,
             should_stop=self._should_stop,
         )
 

@@ -121,9 +121,7 @@ def identify(context: Context, spec: JobSpec, ask_trust: AskTrust) -> dict[str, 
     """
     if _is_reference(spec.model):
         return _registered(context, spec.model, ask_trust)
-    model = context.executor.call(
-        context.entries.identify, {"path": spec.model, "flavor": spec.flavor}, preload=context.compute.preload
-    )
+    model = context.executor.call(context.entries.identify, {"path": spec.model, "flavor": spec.flavor})
     trusted = not model["carries_code"] or context.store.trust.is_trusted(model["digest"])
     if not trusted and ask_trust(model):
         context.store.trust.trust(model["digest"], model["path"], context.user)
@@ -297,7 +295,7 @@ class _Request:
 
     def _snapshot(self, staging: str | None = None) -> dict[str, Any]:
         request = {"input": self.spec.input.model_dump(mode="json"), "staging": staging}
-        return self.context.executor.call(self.context.tasks.snapshot, request, preload=self.context.compute.preload)
+        return self.context.executor.call(self.context.tasks.snapshot, request)
 
     def _finished(self, state: OutputState) -> Outcome | None:
         """Up to date, or None if the output may be replaced or appended to. Raises OutputExists."""

@@ -322,7 +322,6 @@ class _Identified:
         facts = context.executor.call(
             context.entries.identify,
             {"path": path, "flavor": flavor},
-            preload=context.compute.preload,
             timeout_seconds=IDENTIFY_SECONDS,
         )
         if key is not None and key == self._key(model, flavor):

@@ -39,7 +39,7 @@ from tidemill.domain.errors import (
     UnknownFormat,
 )
 from tidemill.domain.model import Environment
-from tidemill.service import claims, modelfiles, models, submission
+from tidemill.service import claims, modelfiles, models, registration, submission
 from tidemill.service.context import Context
 from tidemill.wire.spec import JobSpec
 
@@ -71,7 +71,7 @@ def test_a_model_is_kept_by_its_digest_and_tells_its_signature(
 ) -> None:
     name, data = FORMATS[flavor]
     source = shelf.put(name, data())
-    added = models.add(context, person, "churn", str(source), description="the first")
+    added = registration.add(context, person, "churn", str(source), description="the first")
     assert (added.version, added.flavor, added.digest) == (1, flavor, sha256(data()))
     assert (added.size_bytes, added.carries_code, added.origin) == (len(data()), False, str(source))
     assert (added.created_by, added.description) == ("ann", "the first")
@@ -96,7 +96,9 @@ def test_a_model_is_kept_by_its_digest_and_tells_its_signature(
 def test_a_format_with_code_needs_trust_before_anybody_scores_with_it(
     context: Context, person: Principal, shelf: Shelf
 ) -> None:
-    added = models.add(context, person, "risk", str(shelf.put("model.joblib", joblib_file())), aliases=["champion"])
+    added = registration.add(
+        context, person, "risk", str(shelf.put("model.joblib", joblib_file())), aliases=["champion"]
+    )
     assert (added.flavor, added.carries_code, added.trusted, added.signature) == ("pickle", True, False, None)
     with pytest.raises(NotTrusted, match="tidemill models trust risk@1"):
         models.resolve(context, person, "risk@champion")
@@ -108,7 +110,7 @@ def test_a_format_with_code_needs_trust_before_anybody_scores_with_it(
     assert (pin.asked, pin.reference, pin.digest) == ("risk@champion", "risk@1", added.digest)
     assert (pin.path, pin.flavor, pin.carries_code) == (added.path, "pickle", True)
     assert ("model.trust", "risk@1", {"digest": added.digest}) in audited(context, person)
-    known = models.add(context, person, "other", str(shelf.put("model.joblib", joblib_file())))
+    known = registration.add(context, person, "other", str(shelf.put("model.joblib", joblib_file())))
     assert known.signature == trusted.signature, "the digest is trusted, so it is loaded at once"
 
 
@@ -119,7 +121,7 @@ def test_untrusted_code_does_not_run_when_it_is_added_or_checked(
     data = b"cos\nsystem\n(S'touch " + str(mark).encode() + b"'\ntR."
     protocol_two = b"\x80\x02" + data
     source = shelf.put("bomb.pkl", protocol_two)
-    models.add(context, person, "bomb", str(source))
+    registration.add(context, person, "bomb", str(source))
     assert models.check(context, person, "bomb@1").loads is None
     assert not mark.exists()
     with pytest.raises(ModelUnusable):
@@ -131,7 +133,7 @@ def test_code_is_not_let_in_by_another_flavors_name(context: Context, person: Pr
     script = b"raise SystemExit('it ran')\nclass Model:\n    def predict(self, batch): return [0.0] * batch.num_rows\n"
     for filename in ("evil.py", "evil.py:Model", "evil:Model"):
         with pytest.raises(ModelUnusable) as refused:
-            models.receive(context, key(Role.OPERATOR), "evil", filename, [script], flavor="python")
+            registration.receive(context, key(Role.OPERATOR), "evil", filename, [script], flavor="python")
         assert "it ran" not in str(refused.value)
     with pytest.raises(NotFound):
         models.get(context, person, "evil")
@@ -140,11 +142,11 @@ def test_code_is_not_let_in_by_another_flavors_name(context: Context, person: Pr
 def test_the_same_bytes_make_no_new_version_and_are_stored_once(
     context: Context, person: Principal, shelf: Shelf
 ) -> None:
-    first = models.add(context, person, "churn", str(shelf.put("one.pkl", code(1))), aliases=["champion"])
-    again = models.add(context, person, "churn", str(shelf.put("two.pkl", code(1))), aliases=["champion", "best"])
+    first = registration.add(context, person, "churn", str(shelf.put("one.pkl", code(1))), aliases=["champion"])
+    again = registration.add(context, person, "churn", str(shelf.put("two.pkl", code(1))), aliases=["champion", "best"])
     assert (again.version, again.path, again.aliases) == (1, first.path, ("best", "champion"))
-    second = models.add(context, person, "churn", str(shelf.put("two.pkl", code(2))), aliases=["champion"])
-    third = models.add(context, person, "churn", str(shelf.put("one.pkl", code(1))))
+    second = registration.add(context, person, "churn", str(shelf.put("two.pkl", code(2))), aliases=["champion"])
+    third = registration.add(context, person, "churn", str(shelf.put("one.pkl", code(1))))
     assert (second.version, third.version, third.path) == (2, 3, first.path)
     assert models.get(context, person, "churn@champion").version == 2
     assert models.get(context, person, "churn@best").version == 1
@@ -163,7 +165,7 @@ def test_the_same_bytes_make_no_new_version_and_are_stored_once(
 
 def test_tenants_do_not_see_each_other(context: Context, person: Principal, shelf: Shelf) -> None:
     other = replace(person, tenant=f"{person.tenant}-b")
-    mine = models.add(context, person, "churn", str(shelf.put("m.pkl", code(10))), aliases=["champion"])
+    mine = registration.add(context, person, "churn", str(shelf.put("m.pkl", code(10))), aliases=["champion"])
     with pytest.raises(NotFound) as refused:
         models.get(context, other, "churn@champion")
     assert "mean" not in str(refused.value)
@@ -178,14 +180,14 @@ def test_tenants_do_not_see_each_other(context: Context, person: Principal, shel
     ):
         with pytest.raises(NotFound):
             call()
-    theirs = models.add(context, other, "churn", str(shelf.put("m.pkl", code(11))))
+    theirs = registration.add(context, other, "churn", str(shelf.put("m.pkl", code(11))))
     assert (mine.version, theirs.version) == (1, 1)
     assert [item.digest for item in models.list_names(context, other).items] == [theirs.digest]
     assert [item.digest for item in models.list_names(context, person).items] == [mine.digest]
 
 
 def test_a_near_miss_is_named(context: Context, person: Principal, shelf: Shelf) -> None:
-    models.add(context, person, "churn", str(shelf.put("m.pkl", code(10))), aliases=["champion"])
+    registration.add(context, person, "churn", str(shelf.put("m.pkl", code(10))), aliases=["champion"])
     with pytest.raises(NotFound, match="churn"):
         models.get(context, person, "chrun@champion")
     with pytest.raises(NotFound, match="champion"):
@@ -197,7 +199,7 @@ def test_a_near_miss_is_named(context: Context, person: Principal, shelf: Shelf)
 def test_concurrent_additions_number_without_gaps(context: Context, person: Principal, shelf: Shelf) -> None:
     sources = [str(shelf.put("m.pkl", code(100 + number))) for number in range(12)]
     with ThreadPoolExecutor(6) as pool:
-        added = list(pool.map(lambda source: models.add(context, person, "many", source), sources))
+        added = list(pool.map(lambda source: registration.add(context, person, "many", source), sources))
     assert sorted(version.version for version in added) == list(range(1, 13))
     assert len({version.digest for version in added}) == 12
     page = models.list_versions(context, person, "many", limit=5)
@@ -210,7 +212,7 @@ def test_concurrent_additions_number_without_gaps(context: Context, person: Prin
 
 def test_names_come_in_pages(context: Context, person: Principal, shelf: Shelf) -> None:
     for number, name in enumerate(("c", "a", "b")):
-        models.add(context, person, name, str(shelf.put("m.pkl", code(number))))
+        registration.add(context, person, name, str(shelf.put("m.pkl", code(number))))
     page = models.list_names(context, person, limit=2)
     assert ([item.name for item in page.items], page.next) == (["a", "b"], "b")
     rest = models.list_names(context, person, limit=2, after="b")
@@ -235,7 +237,7 @@ def test_what_cannot_be_loaded_is_refused_and_leaves_nothing(
     before = files_in(context)
     source = shelf.put(name, data())
     with pytest.raises(error) as refused:
-        models.add(context, person, "bad", str(source))
+        registration.add(context, person, "bad", str(source))
     assert str(source) in str(refused.value)
     assert modelfiles.INCOMING not in str(refused.value)
     assert files_in(context) == before
@@ -250,7 +252,7 @@ def test_a_model_that_kills_its_process_is_refused(context: Context, person: Pri
         "import os\nclass Model:\n    def __init__(self): os.abort()\n    def predict(self, batch): ...\n"
     )
     with pytest.raises(ModelUnusable, match=r"killer\.py:Model cannot be loaded.*SIGABRT"):
-        models.add(context, person, "killer", f"{module}:Model")
+        registration.add(context, person, "killer", f"{module}:Model")
 
 
 def test_a_class_is_registered_only_by_the_person_at_the_machine(
@@ -261,8 +263,8 @@ def test_a_class_is_registered_only_by_the_person_at_the_machine(
         "class Model:\n    inputs = {'n': 'int64'}\n    def predict(self, batch): return batch.column(0)\n"
     )
     with pytest.raises(NotAllowed, match="only by the person"):
-        models.add(context, key(Role.ADMIN), "mine", f"{module}:Model")
-    added = models.add(context, person, "mine", f"{module}:Model")
+        registration.add(context, key(Role.ADMIN), "mine", f"{module}:Model")
+    added = registration.add(context, person, "mine", f"{module}:Model")
     assert (added.flavor, added.path) == ("python", f"{module}:Model")
     assert added.signature is not None
     assert added.signature["inputs"] == [{"name": "n", "type": "int64", "nullable": True}]
@@ -274,20 +276,20 @@ def test_a_class_is_registered_only_by_the_person_at_the_machine(
 def test_a_key_reads_only_where_the_operator_allows(context: Context, key: KeyOf, shelf: Shelf, tmp_path: Path) -> None:
     operator = key(Role.OPERATOR)
     inside, outside = shelf.put("m.pkl", code(1)), shelf.put("m.pkl", code(2), outside=True)
-    assert models.add(context, operator, "in", str(inside)).origin == str(inside)
+    assert registration.add(context, operator, "in", str(inside)).origin == str(inside)
     link = inside.with_name("link.pkl")
     link.symlink_to(outside)
     for source in (outside, link, inside.parent / ".." / ".." / outside.parent.name, Path("/nowhere"), Path("m.pkl")):
         with pytest.raises(NotAllowed, match="cannot make the service read"):
-            models.add(context, operator, "out", str(source))
+            registration.add(context, operator, "out", str(source))
     folder = inside.parent / "folder"
     folder.mkdir()
     (folder / "weights.bin").symlink_to(outside)
     with pytest.raises(NotFound):
-        models.add(context, operator, "out", str(folder))
+        registration.add(context, operator, "out", str(folder))
     nowhere = replace(context, policy=replace(context.policy, data_roots=None))
     with pytest.raises(NotAllowed):
-        models.add(nowhere, operator, "in", str(inside))
+        registration.add(nowhere, operator, "in", str(inside))
 
 
 def test_an_environment_is_an_administrators_decision(
@@ -296,13 +298,13 @@ def test_an_environment_is_an_administrators_decision(
     source = str(shelf.put("model.skops", skops_file()))
     here = Environment(python=sys.executable)
     with pytest.raises(NotAllowed, match="cannot choose the environment"):
-        models.add(context, key(Role.OPERATOR), "own", source, environment=here)
+        registration.add(context, key(Role.OPERATOR), "own", source, environment=here)
     with pytest.raises(NotAllowed, match="cannot choose the environment"):
-        models.receive(context, key(Role.OPERATOR), "own", "m", [skops_file()], environment=here)
+        registration.receive(context, key(Role.OPERATOR), "own", "m", [skops_file()], environment=here)
     for wrong in (Environment(), Environment(python="python3"), Environment(python="/x", requirements="skops")):
         with pytest.raises(InvalidSpec):
-            models.add(context, person, "own", source, environment=wrong)
-    added = models.add(context, person, "own", source, environment=here)
+            registration.add(context, person, "own", source, environment=wrong)
+    added = registration.add(context, person, "own", source, environment=here)
     assert added.environment == here
     assert added.signature is not None
     assert [field["name"] for field in added.signature["inputs"]] == ["a", "b"]
@@ -310,7 +312,7 @@ def test_an_environment_is_an_administrators_decision(
 
 
 def test_credentials_in_requirements_are_not_shown(context: Context, person: Principal, shelf: Shelf) -> None:
-    added = models.add(context, person, "own", str(shelf.put("m.pkl", code(5))))
+    added = registration.add(context, person, "own", str(shelf.put("m.pkl", code(5))))
     secret = Environment(requirements="--index-url https://me:hush@packages.example/simple\nskops")
     shown = models.describe(replace(added, environment=secret)).environment
     assert shown is not None
@@ -319,7 +321,7 @@ def test_credentials_in_requirements_are_not_shown(context: Context, person: Pri
 
 def test_check_finds_damage_and_adding_again_repairs_it(context: Context, person: Principal, shelf: Shelf) -> None:
     source = shelf.put("model.skops", skops_file(3))
-    added = models.add(context, person, "churn", str(source))
+    added = registration.add(context, person, "churn", str(source))
     told = models.check(context, person, "churn")
     assert (told.reference, told.digest, told.intact, told.loads, told.problem) == (
         "churn@1",
@@ -334,31 +336,33 @@ def test_check_finds_damage_and_adding_again_repairs_it(context: Context, person
     told = models.check(context, person, "churn@1")
     assert (told.intact, told.loads) == (False, None)
     assert sha256(skops_file(4)) in (told.problem or "")
-    assert models.add(context, person, "churn", str(source)).version == 1
+    assert registration.add(context, person, "churn", str(source)).version == 1
     assert models.check(context, person, "churn@1").intact
     stored.unlink()
     told = models.check(context, person, "churn@1")
     assert not told.intact and told.problem == "The bytes that were registered are gone."
     renamed = shelf.put("other-name.skops", skops_file(3))
-    assert models.add(context, person, "churn", str(renamed)).path == added.path
+    assert registration.add(context, person, "churn", str(renamed)).path == added.path
     assert models.check(context, person, "churn@1").intact
 
 
 def test_sent_bytes_are_registered(context: Context, key: KeyOf, shelf: Shelf) -> None:
     data = skops_file(7)
     pieces = [data[:100], b"", data[100:]]
-    added = models.receive(context, key(Role.OPERATOR), "sent", "../dir/model.skops", pieces, aliases=["champion"])
+    added = registration.receive(
+        context, key(Role.OPERATOR), "sent", "../dir/model.skops", pieces, aliases=["champion"]
+    )
     assert (added.digest, added.origin, added.aliases) == (sha256(data), "sent", ("champion",))
     assert added.signature is not None
     assert Path(added.path).name == "model.skops"
     before = files_in(context)
     small = replace(context, policy=replace(context.policy, max_upload_bytes=len(data) - 1))
     with pytest.raises(TooLarge):
-        models.receive(small, key(Role.OPERATOR), "sent", "model.skops", pieces)
+        registration.receive(small, key(Role.OPERATOR), "sent", "model.skops", pieces)
     with pytest.raises(ModelUnusable, match="empty"):
-        models.receive(context, key(Role.OPERATOR), "sent", "model.skops", [])
+        registration.receive(context, key(Role.OPERATOR), "sent", "model.skops", [])
     with pytest.raises(ZeroDivisionError):
-        models.receive(context, key(Role.OPERATOR), "sent", "model.skops", (data[: 1 // n] for n in (1, 0)))
+        registration.receive(context, key(Role.OPERATOR), "sent", "model.skops", (data[: 1 // n] for n in (1, 0)))
     assert files_in(context) == before
 
 
@@ -382,15 +386,15 @@ def test_a_model_comes_from_a_url(context: Context, person: Principal, key: KeyO
     thread.start()
     try:
         url = f"http://127.0.0.1:{server.server_port}/models/churn.skops"
-        added = models.add(context, person, "churn", f"{url}?sig=hush")
+        added = registration.add(context, person, "churn", f"{url}?sig=hush")
         assert (added.digest, added.origin) == (sha256(skops_file(8)), url)
         assert Path(added.path).name == "churn.skops"
         with pytest.raises(NotFound, match="it answered 403"):
-            models.add(context, person, "churn", url)
+            registration.add(context, person, "churn", url)
         with pytest.raises(NotAllowed, match="not on the public internet"):
-            models.add(context, key(Role.ADMIN), "churn", f"{url}?sig=hush")
+            registration.add(context, key(Role.ADMIN), "churn", f"{url}?sig=hush")
         named = replace(context, policy=replace(context.policy, model_hosts=("127.0.0.1",)))
-        assert models.add(named, key(Role.OPERATOR), "copy", f"{url}?sig=hush").digest == added.digest
+        assert registration.add(named, key(Role.OPERATOR), "copy", f"{url}?sig=hush").digest == added.digest
     finally:
         server.shutdown()
         thread.join(10)
@@ -402,15 +406,15 @@ def test_a_model_comes_from_a_url(context: Context, person: Principal, key: KeyO
 )
 def test_sources_that_are_not_known(context: Context, person: Principal, source: str) -> None:
     with pytest.raises(InvalidSpec):
-        models.add(context, person, "churn", source)
+        registration.add(context, person, "churn", source)
 
 
 @pytest.mark.parametrize("alias", ["3", "3rd", "latest", "a b", "", "-x", "a@b"])
 def test_words_that_cannot_be_aliases(context: Context, person: Principal, shelf: Shelf, alias: str) -> None:
     source = str(shelf.put("m.pkl", code(1)))
     with pytest.raises(InvalidSpec):
-        models.add(context, person, "churn", source, aliases=[alias])
-    models.add(context, person, "churn", source)
+        registration.add(context, person, "churn", source, aliases=[alias])
+    registration.add(context, person, "churn", source)
     with pytest.raises(InvalidSpec):
         models.move_alias(context, person, "churn", alias, 1)
     assert models.get(context, person, "churn").aliases == ()
@@ -418,7 +422,7 @@ def test_words_that_cannot_be_aliases(context: Context, person: Principal, shelf
 
 def test_aliases_move_and_go(context: Context, person: Principal, shelf: Shelf) -> None:
     for number in (1, 2):
-        models.add(context, person, "churn", str(shelf.put("m.pkl", code(number))))
+        registration.add(context, person, "churn", str(shelf.put("m.pkl", code(number))))
     assert models.move_alias(context, person, "churn", "champion", 1).aliases == ("champion",)
     assert models.move_alias(context, person, "churn", "champion", 2).version == 2
     assert models.get(context, person, "churn@1").aliases == ()
@@ -447,7 +451,7 @@ def test_an_alias_that_cannot_be_moved_adds_nothing(context: Context, person: Pr
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(context.store.models, "move_alias", failing)
         with pytest.raises(ZeroDivisionError):
-            models.add(context, person, "churn", str(shelf.put("m.pkl", code(900))), aliases=["first", "second"])
+            registration.add(context, person, "churn", str(shelf.put("m.pkl", code(900))), aliases=["first", "second"])
     with pytest.raises(NotFound):
         models.get(context, person, "churn")
     assert audited(context, person) == []
@@ -458,7 +462,7 @@ def test_a_queued_job_keeps_the_version_its_alias_pointed_at(
     context: Context, person: Principal, shelf: Shelf, tmp_path: Path
 ) -> None:
     """The first model gives a - 2 b, the second a - 3 b."""
-    first = models.add(context, person, "line", str(shelf.put("m.skops", skops_file(0))), aliases=["champion"])
+    first = registration.add(context, person, "line", str(shelf.put("m.skops", skops_file(0))), aliases=["champion"])
     pq.write_table(pa.table({"a": [1.0, 2.0], "b": [10.0, 20.0]}), tmp_path / "in.parquet")
     spec = JobSpec.model_validate(
         {
@@ -468,7 +472,7 @@ def test_a_queued_job_keeps_the_version_its_alias_pointed_at(
         }
     )
     job, _ = submission.submit(context, person, spec)
-    models.add(context, person, "line", str(shelf.put("m.skops", skops_file(1))), aliases=["champion"])
+    registration.add(context, person, "line", str(shelf.put("m.skops", skops_file(1))), aliases=["champion"])
     assert models.resolve(context, person, "line@champion").version == 2
     claimed = context.store.jobs.claim(job.id, context.worker_id)
     assert claimed is not None
@@ -483,7 +487,7 @@ def test_a_queued_job_keeps_the_version_its_alias_pointed_at(
 
 
 def test_how_many_jobs_of_a_model_run_at_once(context: Context, person: Principal, shelf: Shelf) -> None:
-    models.add(context, person, "churn", str(shelf.put("m.pkl", code(1))))
+    registration.add(context, person, "churn", str(shelf.put("m.pkl", code(1))))
     models.limit_running(context, person, "churn", 2)
     assert context.store.models.running_limit(person.tenant, "churn") == 2
     models.limit_running(context, person, "churn", None)
@@ -491,7 +495,7 @@ def test_how_many_jobs_of_a_model_run_at_once(context: Context, person: Principa
 
 
 def test_a_sweep_keeps_every_version(context: Context, person: Principal, shelf: Shelf) -> None:
-    added = [models.add(context, person, f"m{n}", str(shelf.put("m.pkl", code(n)))) for n in range(3)]
+    added = [registration.add(context, person, f"m{n}", str(shelf.put("m.pkl", code(n)))) for n in range(3)]
     models.sweep_unfinished(context, an_hour_later())
     assert all(Path(version.path).exists() for version in added)
     assert not any(name.startswith((".incoming", ".locks")) for name in files_in(context))
@@ -506,7 +510,7 @@ KILLED = textwrap.dedent(
     import os, signal, sys
     from tidemill.bootstrap.wiring import opened
     from tidemill.config import Settings
-    from tidemill.service import keys, modelfiles, models
+    from tidemill.service import keys, modelfiles, models, registration
 
     def die(*rest, **words):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -519,7 +523,7 @@ KILLED = textwrap.dedent(
             context.store.models.add_version = die
         elif when == "stored":
             context.store.models.move_alias = die
-        models.add(context, keys.person_here(context), "churn", source, aliases=["champion"])
+        registration.add(context, keys.person_here(context), "churn", source, aliases=["champion"])
     """
 )
 

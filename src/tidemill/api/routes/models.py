@@ -17,7 +17,7 @@ from tidemill.api.dependencies import PREFIX, Here, Limit, Who
 from tidemill.api.errors import problems
 from tidemill.domain.access import Action
 from tidemill.domain.model import Environment, ModelVersion
-from tidemill.service import models
+from tidemill.service import models, registration
 from tidemill.wire.api import (
     ALIAS,
     NAME,
@@ -93,7 +93,7 @@ def add_model_version(
 ) -> ModelVersionOut:
     """Register a version from a path or URL that the service can reach. An environment needs an admin's key."""
     environment = request.environment
-    added = models.add(
+    added = registration.add(
         context,
         who,
         name,
@@ -122,10 +122,10 @@ async def send_model_version(
     filename: Annotated[str, Query(min_length=1, max_length=255, description="What the file is called.")] = "model",
     flavor: Annotated[Text | None, Query(max_length=100, description="What reads it, if it does not tell.")] = None,
     alias: Annotated[Sequence[AliasName], Query(max_length=20, description="Aliases to point at it.")] = (),
-    description: Annotated[Text, Query(max_length=models.MAX_DESCRIPTION)] = "",
+    description: Annotated[Text, Query(max_length=registration.MAX_DESCRIPTION)] = "",
 ) -> ModelVersionOut:
     """Register a version by sending its file as the body."""
-    receiving = await run_sync(models.Receiving, context, filename)
+    receiving = await run_sync(registration.Receiving, context, filename)
     try:
         held = bytearray()
         async for piece in pieces(request, context.policy.max_upload_bytes):

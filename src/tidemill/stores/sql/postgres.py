@@ -38,8 +38,6 @@ from tidemill.domain.errors import (
 from tidemill.stores.sql.database import Database, Dialect, Fate
 from tidemill.stores.sql.watching import Ears
 
-SCHEMES = frozenset({"postgresql", "postgres", "postgresql+psycopg"})
-
 SESSION = {
     # A process that is frozen inside a transaction loses it, before those who wait for its locks give up,
     "idle_in_transaction_session_timeout": 4_000,
