@@ -76,7 +76,7 @@ def until(happened: Callable[[], bool]) -> None:
     stop = time.monotonic() + MOST_SECONDS
     while not happened():
         assert time.monotonic() < stop, "it did not happen in time"
-        time.sleep(0.1)
+        time.sleep(0.3)
 
 
 def gated(kept: Kept, inputs: list[Path], name: str) -> tuple[str, Path]:

@@ -481,7 +481,7 @@ class TestNothingIsLeftBehind:
         assert descendants() == before
         scorers.kill()
         executor.close()
-        assert open_files() == files
+        assert open_files() <= files  # Fewer, where what came before was still being closed.
 
     def test_dead_children_are_reaped_at_once(self, executor: LocalExecutor) -> None:
         pid = executor.call(f"{ENTRIES}:echo", {})["pid"]
@@ -598,7 +598,7 @@ class TestBoundsOfIdleScorers:
             done_with(with_session, tmp_path, warm_key="k").release()
             with_session.close()
         assert len(pids_in(tmp_path)) == 1
-        assert open_files() == files
+        assert open_files() <= files  # Fewer, where what came before was still being closed.
 
     def test_zygotes_of_other_interpreters_end_when_nobody_uses_them(self, tmp_path: Path, clock: Clock) -> None:
         executor = LocalExecutor(idle_seconds=1_000, clock=clock)

@@ -98,7 +98,7 @@ class Fault:
 
     @property
     def target(self) -> str:
-        return "scorer" if "part" in self.path else "worker"
+        return "planner" if "/plan" in self.path else "scorer" if "part" in self.path else "worker"
 
 
 PART = "{part}.predictions.parquet"
@@ -110,6 +110,21 @@ PARTS = (
     Fault(name="part-synced", call="fsync", path=PART, anywhere=True),
     # The second in the scorer; the worker's own second one would come after all parts.
     Fault(name="part-named", call="fsync", path="{staging}/parts", when="2", anywhere=True),
+)
+PLAN = (
+    Fault(name="plan-files-opened", call="openat", path="{staging}/plan/files.arrow", error="ENOSPC", anywhere=True),
+    Fault(name="plan-files-written", call="write", path="{staging}/plan/files.arrow", anywhere=True),
+    Fault(name="plan-files-synced", call="fsync", path="{staging}/plan/files.arrow", anywhere=True),
+    Fault(
+        name="plan-chunks-full",
+        call="write",
+        path="{staging}/plan/chunks.arrow",
+        error="ENOSPC",
+        when="2+",
+        anywhere=True,
+    ),
+    Fault(name="plan-chunks-synced", call="fsync", path="{staging}/plan/chunks.arrow", anywhere=True),
+    Fault(name="plan-sealed", call="fsync", path="{staging}/plan", anywhere=True),
 )
 OUTPUT = (
     Fault(name="claim-synced", call="fsync", path="{hidden}/.claim.json.{pid}.tmp"),
@@ -164,7 +179,7 @@ STORE = (
 )
 
 
-@pytest.mark.parametrize("fault", (*PARTS, *OUTPUT, *STORE), ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", (*PLAN, *PARTS, *OUTPUT, *STORE), ids=lambda fault: fault.name)
 def test_a_call_fails(fault: Fault, tmp_path: Path) -> None:
     """Whoever's call fails, the run ends with the reason and the next one ends the job; or it was harmless."""
     inputs = write_inputs(tmp_path / "in", rows=(2600, 2100))

@@ -22,7 +22,7 @@ DATA = re.compile(r'renameat2\(.*/out/data".*/scores"')
 """The data gets its place."""
 MODES = ("error", "overwrite", "append")
 CORE = ("renameat2", "unlink")
-"""Calls that are tried in `make test` too; of the others one in 24."""
+"""Calls that are tried in `make test` too; of the others one in 48."""
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_killed_at_every_step_of_publishing(
     made = _traced(_make(tmp_path / "clean", inputs[:2], older, mode), 0)
     every = made[_at(made, BEGINS) :]
     others = [step for step in every if step.call not in CORE]
-    chosen = every if ALL else [step for step in every if step.call in CORE] + others[::24]
+    chosen = every if ALL else [step for step in every if step.call in CORE] + others[::48]
     assert len(chosen) >= 6, every
     committing = 0
     for step in chosen:

@@ -50,7 +50,8 @@ class _Table:
         self.path, self.schema, self.size = path, schema, size
         self.rows: list[dict[str, object]] = []
         options = pa.ipc.IpcWriteOptions(compression=compression)
-        self.writer = pa.ipc.new_file(str(path), schema, options=options)
+        with translated(path):
+            self.writer = pa.ipc.new_file(str(path), schema, options=options)
 
     def add(self, row: dict[str, object]) -> None:
         self.rows.append(row)

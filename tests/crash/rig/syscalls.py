@@ -12,6 +12,7 @@ PREFIX = ("strace", "-f", "-qq", "-yy", "-s", "0", "-e", f"trace={TRACE}", "-o")
 _LINE = re.compile(r"^(\d+)\s+(.*)$")
 _CALL = re.compile(r"^(\w+)\((.*)\)\s+= (-?\d+)")
 _PATH = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_FAILED = re.compile(r'\w+\((?:\d+<([^>]*)>|AT_FDCWD\S* "([^"]*)")')
 _FD = re.compile(r"^\d+<(/[^>]*)>")
 
 
@@ -110,4 +111,4 @@ def failing(log: Path, path: str, call: str, fault: str, *, anywhere: bool) -> l
 def failed_calls(log: Path) -> list[str]:
     """The paths of the calls that were made to fail, in order."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.endswith("(INJECTED)")]
-    return [found[1] for line in lines if (found := re.search(r"\w+\(\d+<([^>]*)>", line))]
+    return [found[1] or found[2] for line in lines if (found := re.search(_FAILED, line))]

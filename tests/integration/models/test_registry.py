@@ -518,7 +518,7 @@ KILLED = textwrap.dedent(
     home, source, when = sys.argv[1:]
     with opened(Settings(home=home)) as context:
         if when == "arrived":
-            models._identify = die
+            models.identify = die
         elif when == "placed":
             context.store.models.add_version = die
         elif when == "stored":
