@@ -106,6 +106,12 @@ def list_inputs() -> Callable[[Sequence[str], tuple[str, ...] | None], Iterator[
     return cast("Callable[..., Iterator[InputFile]]", import_module("tidemill.sources.listing").list_inputs)
 
 
+def suffixes_of(input_format: str) -> tuple[str, ...]:
+    """What the files of a format end with that a folder is searched for; "auto" is every format."""
+    names = sources.names() if input_format == "auto" else [input_format]
+    return tuple(suffix for name in names for suffix in sources.get(name).suffixes)
+
+
 def detect_format() -> Callable[[InputFile], str]:
     """The function that names the source for a file by its content."""
     detect = import_module("tidemill.sources.listing").detect_format

@@ -6,7 +6,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tidemill.engine import assembly, environments, inspection, models, planner, preview, results, verification
+from tidemill.engine import (
+    assembly,
+    environments,
+    inspection,
+    models,
+    planner,
+    preview,
+    results,
+    sampling,
+    trials,
+    verification,
+)
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -39,4 +50,6 @@ show = preview.preview
 head = preview.head
 compare = verification.compare
 inspect = inspection.inspect
+sample = sampling.sample
+trial = trials.trial
 verify = verification.verify

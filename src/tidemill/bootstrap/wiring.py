@@ -77,6 +77,7 @@ def opened(settings: Settings | None = None, *, children: bool = True, warm: boo
             yield Context(
                 store=store,
                 executor=executor,
+                fresh_executor=lambda: LocalExecutor(eager=False),
                 open_sink=open_sink,
                 entries=Entries(
                     identify=f"{TASKS}:identify",
@@ -93,6 +94,8 @@ def opened(settings: Settings | None = None, *, children: bool = True, warm: boo
                     verify=f"{TASKS}:verify",
                     compare=f"{TASKS}:compare",
                     inspect=f"{TASKS}:inspect",
+                    sample=f"{TASKS}:sample",
+                    trial=f"{TASKS}:trial",
                     read_result=f"{TASKS}:read_result",
                 ),
                 compute=Compute(

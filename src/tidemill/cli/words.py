@@ -86,11 +86,11 @@ def _words(
         "priority": priority,
         "labels": dict(_pair(item) for item in label or []) or None,
         "flavor": flavor,
-        "id": _names(id),
+        "id": names(id),
         "keep": keep,
-        "features": _names(features),
-        "schema": _pairs(re.split(OUTER_COMMA, schema)) if schema else None,
-        "input": {"path": inputs or None, "format": input_format, "options": _pairs(input_option or []) or None},
+        "features": names(features),
+        "schema": types(schema),
+        "input": {"path": inputs or None, "format": input_format, "options": pairs(input_option or []) or None},
         "output": {"path": out, "mode": mode},
         "predict": {"probabilities": probabilities or None, "threshold": threshold},
         "compute": {
@@ -127,6 +127,11 @@ def build_spec(model: str, flags: Mapping[str, Any]) -> JobSpec:
     words: dict[str, Any] = {"model": model}
     if model.endswith(SPEC_ENDINGS):
         words = _read_spec(Path(model))
+    return spec_of(words, flags)
+
+
+def spec_of(words: dict[str, Any], flags: Mapping[str, Any]) -> JobSpec:
+    """The spec of these words and flags (flags win). Raises InvalidSpec."""
     _overlay(words, flags)
     if not words.get("input"):
         raise InvalidSpec(
@@ -171,11 +176,18 @@ def save_spec(spec: JobSpec, path: Path) -> None:
     people.print(f"saved: run it with [bold]tidemill run {escape(str(path))}[/]")
 
 
-def _names(text: str | None) -> list[str] | None:
+def names(text: str | None) -> list[str] | None:
+    """The columns in "COL,COL"."""
     return [name.strip() for name in text.split(",") if name.strip()] if text else None
 
 
-def _pairs(items: list[str]) -> dict[str, Any]:
+def types(text: str | None) -> dict[str, Any] | None:
+    """The types of columns in "COL=TYPE,COL=TYPE"."""
+    return pairs(re.split(OUTER_COMMA, text)) if text else None
+
+
+def pairs(items: list[str]) -> dict[str, Any]:
+    """The options in NAME=VALUE, with truth and numbers as such. Raises InvalidSpec."""
     return {key: _value(value) for key, value in map(_pair, items)}
 
 

@@ -6,7 +6,7 @@ be read leaves a gap, it never moves a border.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -49,6 +49,18 @@ def keys_of(chunk: Chunk, row: int) -> tuple[str, int]:
             return segment.file.path, segment.row_number(row)
         row -= segment.rows
     raise IndexError(f"the chunk has no row {row}")
+
+
+def by_reason(bad: Sequence[BadRow]) -> list[dict[str, Any]]:
+    """Rows with one reason together: {"stage", "error", "message", "rows", "first_row"}, by their first row."""
+    groups: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in sorted(bad, key=lambda row: row.row):
+        group = groups.setdefault(
+            (row.stage, row.error, row.message),
+            {"stage": row.stage, "error": row.error, "message": row.message, "rows": 0, "first_row": row.row},
+        )
+        group["rows"] += 1
+    return list(groups.values())
 
 
 def read_batches(

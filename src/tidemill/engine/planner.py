@@ -46,7 +46,7 @@ def snapshot(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
 
     With request["staging"], "changes" names what differs from the plan there, a few lines for people.
     """
-    listing = _Listing(request["input"]["path"], _suffixes(request["input"]["format"]))
+    listing = _Listing(request["input"]["path"], registry.suffixes_of(request["input"]["format"]))
     planned = dict(_planned_files(request.get("staging")))
     changes = []
     for file in _with_progress(listing, progress):
@@ -62,11 +62,6 @@ def snapshot(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
 def _planned_files(staging: str | None) -> Iterator[tuple[str, InputFile]]:
     if staging and (Path(staging) / planfile.FILES).exists():
         yield from ((file.path, file) for file in planfile.PlanReader(Path(staging)).files())
-
-
-def _suffixes(input_format: str) -> tuple[str, ...]:
-    names = registry.sources.names() if input_format == "auto" else [input_format]
-    return tuple(suffix for name in names for suffix in registry.sources.get(name).suffixes)
 
 
 class _Listing:
@@ -150,7 +145,7 @@ class _Planner:
     ) -> None:
         self.spec, self.staging, self.rejected, self.progress = spec, staging, rejected, progress
         self.model_facts = model
-        self.listing = _Listing(spec.input.path, _suffixes(spec.input.format))
+        self.listing = _Listing(spec.input.path, registry.suffixes_of(spec.input.format))
         self.info = known or self._load_model()
 
     def _load_model(self) -> ModelInfo:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from tidemill.domain.errors import TidemillError
 from tidemill.engine.batching import BadRow
 from tidemill.engine.casting import TextCast, cast_rows, type_of
-from tidemill.ports.flavor import Model, Predicted
+from tidemill.ports.flavor import Model
 
 MESSAGE_CHARACTERS = 500
 
@@ -66,7 +66,7 @@ class Predictor:
     def _call(self, features: pa.RecordBatch, places: Places) -> Outcome:
         rows = features.num_rows
         predicted = self.model.predict(features)
-        columns = self._checked(predicted, rows)
+        columns = checked(predicted.columns, rows, self.schema)
         errors = {row: ("RowError", text[:MESSAGE_CHARACTERS]) for row, text in predicted.row_errors.items()}
         good = np.arange(rows, dtype=np.int64)
         self.on_result(rows - len(errors), {int(places[row]): error for row, error in errors.items()})
@@ -74,17 +74,6 @@ class Predictor:
             good = np.setdiff1d(good, np.fromiter(errors, dtype=np.int64), assume_unique=True)
             columns = columns.take(pa.array(good))
         return Outcome(columns=columns, good=good, errors=errors)
-
-    def _checked(self, predicted: Predicted, rows: int) -> pa.RecordBatch:
-        columns = predicted.columns
-        if columns.num_rows != rows:
-            raise ValueError(f"the model returned {columns.num_rows} predictions for {rows} rows")
-        if columns.schema.names != self.schema.names:
-            raise ValueError(f"the model returned columns {columns.schema.names}, not {self.schema.names}")
-        if columns.schema.types == self.schema.types:
-            return columns
-        cast = [column.cast(wanted.type) for column, wanted in zip(columns.columns, self.schema, strict=True)]
-        return pa.RecordBatch.from_arrays(cast, schema=self.schema)
 
     def _without_the_bad(self, features: pa.RecordBatch, places: Places, first: Exception) -> Outcome:
         rows = features.num_rows
@@ -113,7 +102,7 @@ class Predictor:
     ) -> Iterator[Outcome]:
         rows = features.num_rows
         if rows == 1:
-            errors[offset] = _described(cause)
+            errors[offset] = described(cause)
             self.on_result(0, {int(places[offset]): errors[offset]})
             return
         for start, stop in ((0, rows // 2), (rows // 2, rows)):
@@ -148,13 +137,26 @@ class Predictor:
         return pa.RecordBatch.from_arrays([pa.nulls(0, f.type) for f in self.schema], schema=self.schema)
 
 
+def checked(columns: pa.RecordBatch, rows: int, schema: pa.Schema) -> pa.RecordBatch:
+    """What the model returned for so many rows, with the types that it promised. Raises ValueError."""
+    if columns.num_rows != rows:
+        raise ValueError(f"the model returned {columns.num_rows} predictions for {rows} rows")
+    if columns.schema.names != schema.names:
+        raise ValueError(f"the model returned columns {columns.schema.names}, not {schema.names}")
+    if columns.schema.types == schema.types:
+        return columns
+    cast = [column.cast(wanted.type) for column, wanted in zip(columns.columns, schema, strict=True)]
+    return pa.RecordBatch.from_arrays(cast, schema=schema)
+
+
 def _shifted(outcome: Outcome, rows: np.ndarray[Any, Any], errors: Errors) -> Outcome:
     """The outcome of the rows at those positions, told in positions of the whole batch."""
     own = {int(rows[row]): error for row, error in outcome.errors.items()}
     return Outcome(columns=outcome.columns, good=rows[outcome.good], errors={**errors, **own}, split=outcome.split)
 
 
-def _described(exc: Exception) -> tuple[str, str]:
+def described(exc: Exception) -> tuple[str, str]:
+    """Error class and message, of bounded length."""
     text = str(exc).strip() or "no message"
     return type(exc).__name__, text[:MESSAGE_CHARACTERS]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tidemill import registry
 from tidemill.domain.errors import InputUnreadable, NotFound
 from tidemill.domain.plan import Block, Chunk, InputFile, PlanSummary, Segment
 from tidemill.engine import models
-from tidemill.engine.batching import BadRow, read_batches
+from tidemill.engine.batching import BadRow, by_reason, read_batches
 from tidemill.engine.planner import check_writable
 from tidemill.engine.predicting import Predictor, features_of
 from tidemill.engine.schema import Columns, InputSchema
@@ -40,8 +40,7 @@ def preview(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     spec = JobSpec.model_validate(request["spec"])
     options = {**spec.predict.model_dump(), "features": spec.features, "threads": 1}
     model = models.load(request["model"], options)
-    suffixes = _suffixes(spec.input.format)
-    listed = registry.list_inputs()(spec.input.path, suffixes)
+    listed = registry.list_inputs()(spec.input.path, registry.suffixes_of(spec.input.format))
     first = next(listed, None)
     if first is None:
         raise NotFound("The input has no files.", remedy="Check the path; names that begin with . or _ are left out.")
@@ -73,11 +72,6 @@ def preview(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         "estimated_seconds": rows * seen["seconds_per_row"],
         **seen,
     }
-
-
-def _suffixes(input_format: str) -> tuple[str, ...]:
-    names = registry.sources.names() if input_format == "auto" else [input_format]
-    return tuple(suffix for name in names for suffix in registry.sources.get(name).suffixes)
 
 
 class _Sample:
@@ -136,25 +130,13 @@ class _Sample:
         return {
             "rows": jsonable(table.slice(0, ROWS).to_pylist()),
             "rejected": self.rows - table.num_rows,
-            "rejections": _grouped([*batch.bad, *unfit, *failed])[:MOST_REASONS],
+            "rejections": by_reason([*batch.bad, *unfit, *failed])[:MOST_REASONS],
             "seconds_per_row": seconds / max(features.num_rows, 1),
         }
 
 
 def _failed(row: int, error: str, message: str) -> BadRow:
     return BadRow(row=row, stage="predict", error=error, message=message)
-
-
-def _grouped(bad: Sequence[BadRow]) -> list[dict[str, Any]]:
-    """Rows of the first file with one reason together: {"stage", "error", "message", "rows", "first_row"}."""
-    groups: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for row in sorted(bad, key=lambda row: row.row):
-        group = groups.setdefault(
-            (row.stage, row.error, row.message),
-            {"stage": row.stage, "error": row.error, "message": row.message, "rows": 0, "first_row": row.row},
-        )
-        group["rows"] += 1
-    return list(groups.values())
 
 
 def _first_blocks(blocks: tuple[Block, ...], rows: int) -> Iterator[Block]:

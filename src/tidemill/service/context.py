@@ -27,6 +27,9 @@ class TaskEntries:
     compare: str
     inspect: str
     """What a model takes and gives: {"model"} -> {"signature"}."""
+    sample: str
+    trial: str
+    """Rows to check a model with, and one way to predict them."""
     read_result: str
     """Finished results: {"ask": "head", "look_up", "counts" or "export", "members", ...}."""
 
@@ -67,6 +70,8 @@ class Context:
 
     store: Store
     executor: Executor
+    fresh_executor: Callable[[], Executor]
+    """Makes one whose children share nothing with those of `executor`, to be closed after use."""
     open_sink: Callable[[JobSpec], Sink]
     entries: Entries
     tasks: TaskEntries

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 from tests.integration.models.conftest import code, joblib_file, lightgbm_text, sha256
 from tidemill.cli.commands import db, keys, models
 from tidemill.cli.commands.audit import audit
-from tidemill.domain.errors import InvalidSpec, NotFound, Refused, StoreUnusable
+from tidemill.domain.errors import InvalidSpec, NotFound, NotTrusted, Refused, StoreUnusable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,3 +160,46 @@ def test_the_store_is_checked_and_backed_up(shell: Shell) -> None:
         assert connection.execute("SELECT id FROM api_keys").fetchall() == [(made["id"],)]
     with pytest.raises(Refused):
         shell(db.app, "backup", "copy.db")
+
+
+NUMBERED = """
+class Numbered:
+    inputs = ["x"]
+    calls = 0
+
+    def predict(self, batch):
+        self.calls += 1
+        return [float(self.calls)] * batch.num_rows
+"""
+
+
+def test_a_check_with_an_input(shell: Shell) -> None:
+    flights = str(files("tidemill.cli") / "demo_data" / "flights.parquet")
+    source = shell.put("model.txt", lightgbm_text())
+    shell(models.app, "add", "delays", source, "--alias", "champion")
+    for model in (source, "delays@champion", "delays"):
+        found = shell.json(models.app, "check", model, flights, "--rows", "30")
+        assert (found["ok"], found["defects"], found["sample"]["rows"]) == (True, [], 30)
+        assert {trial["answer"] for trial in found["trials"]} == {"reference", "same"}
+        assert found["claims"] == {
+            "layout": "threads", "batch_invariant": True, "batch_rows": 16_384, "rows_per_chunk": 262_144
+        }  # fmt: skip
+    shell.put("numbered.py", NUMBERED.encode())
+    shell.put("x.csv", b"x\n1\n2\n3\n")
+    said = shell(models.app, "check", "numbered.py:Numbered", "x.csv", code=1).output
+    for word in ("twice in one process", "other predictions", "row 0", "'prediction'", "3 rows differ", "defect"):
+        assert word in said, said
+
+
+def test_words_that_do_not_fit_a_check(shell: Shell) -> None:
+    source = shell.put("model.txt", lightgbm_text())
+    with pytest.raises(InvalidSpec, match="not in the registry"):
+        shell(models.app, "check", source)
+    with pytest.raises(InvalidSpec, match="belong to a check with an input"):
+        shell(models.app, "check", "delays", "--features", "a,b")
+    with pytest.raises(InvalidSpec, match="not on the service"):
+        shell(models.app, "check", source, "x.csv", "--server", "http://127.0.0.1:1")
+    code_file = shell.put("code.pkl", code(9))
+    shell.put("x.csv", b"x\n1\n2\n3\n")
+    with pytest.raises(NotTrusted, match="runs code"):
+        shell(models.app, "check", code_file, "x.csv")

@@ -12,11 +12,12 @@ import typer
 from rich.markup import escape
 
 from tidemill.cli.backend import Backend, Server, chosen
-from tidemill.cli.output import EXIT_DONE, EXIT_FAILED, bytes_text, data, people, print_json, print_table
+from tidemill.cli.commands.check import check
+from tidemill.cli.output import bytes_text, data, people, print_json, print_table
 from tidemill.cli.requests import checked
 from tidemill.domain.errors import InvalidSpec
 from tidemill.domain.model import split_reference
-from tidemill.wire.api import AddModelVersion, EnvironmentSpec, ModelCheck, ModelVersionOut
+from tidemill.wire.api import AddModelVersion, EnvironmentSpec, ModelVersionOut
 
 app = typer.Typer(help="Registered models: versions that never change, and aliases that move.", no_args_is_help=True)
 
@@ -160,27 +161,7 @@ def _number(backend: Backend, reference: str) -> int:
     return int(parts[1]) if parts and parts[1].isdigit() else backend.models_show(reference).version
 
 
-@app.command()
-def check(model: Reference, server: Server = None, json: Json = False) -> None:
-    """Compare a version's stored bytes with its digest, and load it. Exit 1 if either fails.
-
-    tidemill models check churn@3
-    """
-    with chosen(server) as backend:
-        told = ModelCheck.model_validate(backend.models_check(model))
-    good = told.intact and told.loads is not False
-    if json:
-        print_json(told.model_dump(mode="json"))
-    elif good:
-        loads = "and it loads" if told.loads else "; it was not loaded"
-        people.print(f"[bold green]ok[/] {escape(told.reference)}: its bytes are what was registered {loads}")
-        if told.problem:
-            people.print(f"  [dim]→[/] {escape(told.problem)}")
-    else:
-        people.print(f"[bold red]broken[/] {escape(told.reference)}: {escape(told.problem or '')}")
-        if not told.intact:
-            people.print("  [dim]→[/] add the model again from where it came from: that repairs it")
-    raise typer.Exit(EXIT_DONE if good else EXIT_FAILED)
+app.command()(check)
 
 
 @app.command()

@@ -5,17 +5,17 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from tidemill.bootstrap.wiring import opened
 from tidemill.cli import afar
+from tidemill.cli.asking import Trust, asker
 from tidemill.cli.backend import Server, address, chosen
 from tidemill.cli.output import people
 from tidemill.cli.progress import ProgressView
@@ -26,7 +26,6 @@ from tidemill.domain.errors import InvalidSpec
 from tidemill.service import jobs
 from tidemill.wire.spec import JobSpec
 
-Trust = Annotated[bool, typer.Option("--trust", help="Allow this model file to run the code that it carries.")]
 AllowUpgrade = Annotated[bool, typer.Option("--allow-upgrade", help="Go on although libraries changed.")]
 AllowRejected = Annotated[bool, typer.Option("--allow-rejected", help="Exit with 0 even if rows were rejected.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -78,7 +77,7 @@ def run(
         raise typer.Exit(print_ending(ending, as_json=json, allow_rejected=allow_rejected))
     with opened() as context:
         options = jobs.RunOptions(
-            restart=restart, allow_upgrade=allow_upgrade, ask_trust=_asker(trust, json), stop_softly=_on_interrupt
+            restart=restart, allow_upgrade=allow_upgrade, ask_trust=asker(trust, json), stop_softly=_on_interrupt
         )
         if spec.output is None or dry_run:
             answer = jobs.preview(context, spec, options)
@@ -114,7 +113,7 @@ def resume(
     tidemill resume job_1jk9w3x2tq8m4c0z
     """
     with opened() as context:
-        options = jobs.RunOptions(allow_upgrade=allow_upgrade, ask_trust=_asker(trust, json), stop_softly=_on_interrupt)
+        options = jobs.RunOptions(allow_upgrade=allow_upgrade, ask_trust=asker(trust, json), stop_softly=_on_interrupt)
         with ProgressView(quiet=quiet or json) as view, _interrupts(view):
             outcome = jobs.resume(context, job, [view], options)
         code = print_ending(ending_of(context, outcome), as_json=json, allow_rejected=allow_rejected)
@@ -123,21 +122,6 @@ def resume(
 
 def _command_line() -> str:
     return shlex.join(["tidemill", *sys.argv[1:]])
-
-
-def _asker(trust: bool, as_json: bool) -> jobs.AskTrust:
-    def ask(model: Mapping[str, Any]) -> bool:
-        if trust:
-            return True
-        if as_json or not (sys.stdin.isatty() and sys.stderr.isatty()):
-            return False
-        people.print(f"[bold yellow]{escape(model['path'])}[/] is a {model['flavor']} model, sha256 {model['digest']}.")
-        people.print(
-            "Loading it runs code that is inside the file, with your rights. Only go on if you trust its author."
-        )
-        return typer.confirm("Trust this file from now on?", default=False, err=True)
-
-    return ask
 
 
 _stop: list[Callable[[], None]] = []
