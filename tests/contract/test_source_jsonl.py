@@ -163,11 +163,11 @@ def test_a_number_of_ten_thousand_digits_is_text_like_any_other(tmp_path: Path) 
 
 
 def test_columns_are_cast_row_by_row(tmp_path: Path) -> None:
-    content = b'{"n": 1, "x": "2.5"}\n{"n": "NA", "x": 1}\n{"x": 3}\n{"n": true, "x": 4}\n'
+    content = b'{"n": 1, "x": "2.5"}\n{"n": "NA", "x": 1}\n{"x": 3}\n{"n": "yes", "x": true}\n{"n": true, "x": false}\n'
     found = read_bytes(tmp_path, content, ["x", "n"], {"n": "int64", "x": "double"})
-    assert found.table.to_pylist() == [{"x": 2.5, "n": 1}, {"x": 3.0, "n": None}]
+    assert found.table.to_pylist() == [{"x": 2.5, "n": 1}, {"x": 3.0, "n": None}, {"x": 0.0, "n": 1}]
     assert found.unread[1][:2] == ("ConversionError", "Column 'n': 'NA' is not int64.")
-    assert found.unread[3][:2] == ("ConversionError", "Column 'n': 'true' is not int64.")
+    assert found.unread[3][:2] == ("ConversionError", "Column 'n': 'yes' is not int64.")
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,7 @@ class Source(ABC):
 
         A typed format gives the file's own types; an untyped one gives string, except that columns in
         `types` are cast row by row and rows that do not cast come as `unread` (error "ConversionError").
+        Where a number is wanted, true and false are 1 and 0, as they are to models that were trained on them.
         Rows of a typed format that cannot be decoded come as `unread` (error "ReadError").
         The pinned size and mtime are checked on opening and after the last byte: InputChanged.
         """

@@ -63,7 +63,7 @@ class Caster:
         for field, array in zip(batch.schema, batch.columns, strict=True):
             target = self.targets.get(field.name)
             if target is not None:
-                array, failed = cast_text(array, target, self.nulls)
+                array, failed = cast_feature(array, target, self.nulls)
                 for position in failed:
                     failures.setdefault(position, (field.name, str(target)))
             arrays.append(array)
