@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from tidemill.domain.plan import Block, InputFile
@@ -26,8 +28,9 @@ def test_thinned(count: int) -> None:
         assert kept == list(range(count))
     else:
         assert MOST_FILES // 2 < len(kept) <= MOST_FILES
-        gaps = [after - before for before, after in zip(kept, [*kept[1:], count], strict=True)]
-        assert max(gaps) <= 3 * min(gaps) + 1
+        gaps = [after - before for before, after in itertools.pairwise(kept)]
+        assert max(gaps) <= 2 * min(gaps)
+        assert count - kept[-1] <= max(gaps)
 
 
 def facts_of(*blocks: int) -> FileFacts:

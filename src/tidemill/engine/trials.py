@@ -30,7 +30,7 @@ from tidemill.ports.flavor import Model
 
 EXPECTED = "expected.arrow"
 PIECES = 8
-"""What the threads predict: so many runs of rows, all of about one length, so that none stands out by its shape."""
+"""What the threads predict: about so many runs of rows, all of one length, so that none stands out by its shape."""
 ROUNDS = 3
 SWITCH_SECONDS = 1e-5
 """How often Python's threads take turns in the trial of threads: five hundred times as often as by default."""
@@ -154,8 +154,8 @@ def _in_batches(rows: int) -> Callable[[Predict, pa.RecordBatch, pa.RecordBatch]
 def _from_threads(predict: Predict, features: pa.RecordBatch, expected: pa.RecordBatch) -> Iterator[Compared]:
     """Threads predict the same pieces, each at another one at any time. What is expected is what the pieces gave
     before there were threads: a model may give other last bits for a piece than for the whole."""
-    rows = max(1, -(-features.num_rows // PIECES))
-    starts = range(0, features.num_rows, rows)
+    rows = max(min(2, features.num_rows), features.num_rows // PIECES)
+    starts = range(0, features.num_rows - rows + 1, rows)
     alone = [predict(features.slice(start, rows)) for start in starts]
     together = threading.Barrier(THREADS)
     sys.setswitchinterval(SWITCH_SECONDS)

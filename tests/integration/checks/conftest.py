@@ -17,8 +17,8 @@ from tidemill.service.context import Context
 from tidemill.wire.spec import InputSpec, JobSpec
 
 LIARS = Path(__file__).with_name("liars.py")
-ROWS = 96
-"""Of the sample: the pieces that threads predict are all of one length, so that no wrong one stands out."""
+ROWS = 90
+"""Of the sample."""
 STALL_SECONDS = 4.0
 
 Check = Callable[..., Findings]

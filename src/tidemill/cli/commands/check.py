@@ -26,7 +26,7 @@ def check(
     ],
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(help="Files, folders or glob patterns to draw rows from.", metavar="[INPUT]..."),
+        typer.Argument(help="Files, folders or glob patterns to draw rows from."),
     ] = None,
     rows: Annotated[int, typer.Option(min=2, max=100_000, help="Predict at most so many, spread over the input.")] = (
         trials.ROWS
