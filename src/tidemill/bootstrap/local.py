@@ -17,6 +17,7 @@ from tidemill.domain.cost import UsageBy
 from tidemill.domain.errors import InvalidSpec, OutputExists, StillRunning
 from tidemill.domain.job import Job, JobFilter, JobState
 from tidemill.domain.model import Environment, split_reference
+from tidemill.domain.trials import Findings
 from tidemill.durable.files import replacing, translated
 from tidemill.service import (
     audit,
@@ -30,6 +31,7 @@ from tidemill.service import (
     results,
     status,
     submission,
+    trials,
 )
 from tidemill.service.context import Context
 from tidemill.wire.api import (
@@ -59,6 +61,8 @@ MOVING = frozenset({JobState.QUEUED, JobState.PLANNING, JobState.RUNNING, JobSta
 
 Tell = Callable[[JobStatus], None]
 Moved = Callable[[int, int | None], None]
+AskTrust = jobs.AskTrust
+NextIs = Callable[[str], None]
 
 
 class LocalBackend:
@@ -190,6 +194,9 @@ class LocalBackend:
 
     def models_check(self, reference: str) -> ModelCheck:
         return models.check(self._context, self._who, reference)
+
+    def models_try(self, spec: JobSpec, *, rows: int, ask_trust: AskTrust, next_is: NextIs) -> Findings:
+        return trials.check(self._context, spec, rows=rows, ask_trust=ask_trust, tell=next_is)
 
     def models_limit(self, name: str, max_running: int | None) -> None:
         models.limit_running(self._context, self._who, name, max_running)

@@ -9,13 +9,13 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from tidemill.cli.backend import AskTrust
 from tidemill.cli.output import people
-from tidemill.service import jobs
 
 Trust = Annotated[bool, typer.Option("--trust", help="Allow this model file to run the code that it carries.")]
 
 
-def asker(trust: bool, as_json: bool) -> jobs.AskTrust:
+def asker(trust: bool, as_json: bool) -> AskTrust:
     """Yes if the flag was given; else a question, where somebody can answer it."""
 
     def ask(model: Mapping[str, Any]) -> bool:

@@ -14,6 +14,7 @@ import typer
 from tidemill.config import Settings
 from tidemill.domain.cost import UsageBy
 from tidemill.domain.job import JobFilter
+from tidemill.domain.trials import Findings
 from tidemill.wire.api import (
     AddKey,
     AddModelVersion,
@@ -41,6 +42,10 @@ REMOTE = "tidemill.cli.remote:opened_backend"
 Tell = Callable[[JobStatus], None]
 Moved = Callable[[int, int | None], None]
 """Called with bytes done and, if known, bytes in all."""
+AskTrust = Callable[[Mapping[str, Any]], bool]
+"""Called with a model that carries code and is not trusted; True trusts it from now on."""
+NextIs = Callable[[str], None]
+"""Called with what is done next."""
 
 
 class Backend(Protocol):
@@ -120,6 +125,9 @@ class Backend(Protocol):
 
     def models_check(self, reference: str) -> ModelCheck:
         """Compare its bytes with its digest, and load it."""
+
+    def models_try(self, spec: JobSpec, *, rows: int, ask_trust: AskTrust, next_is: NextIs) -> Findings:
+        """Predict at most so many rows of the input in several ways, and compare. Not on a service."""
 
     def models_limit(self, name: str, max_running: int | None) -> None:
         """How many jobs of this model may run at once."""

@@ -9,10 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tidemill.cli.backend import Moved, Tell
+from tidemill.cli.backend import AskTrust, Moved, NextIs, Tell
 from tidemill.client.client import Client
 from tidemill.domain.cost import UsageBy
+from tidemill.domain.errors import InvalidSpec
 from tidemill.domain.job import JobFilter
+from tidemill.domain.trials import Findings
 from tidemill.wire.api import (
     AddKey,
     AddModelVersion,
@@ -133,6 +135,12 @@ class RemoteBackend:
 
     def models_check(self, reference: str) -> ModelCheck:
         return self._client.models.check(reference)
+
+    def models_try(self, spec: JobSpec, *, rows: int, ask_trust: AskTrust, next_is: NextIs) -> Findings:
+        raise InvalidSpec(
+            f"A check with an input runs on this machine, not on the service {self.where}.",
+            remedy="Say --server local; or leave the input out, and the service looks at its stored bytes.",
+        )
 
     def models_limit(self, name: str, max_running: int | None) -> None:
         self._client.models.limit(name, max_running)

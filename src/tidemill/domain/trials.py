@@ -11,6 +11,9 @@ from typing import Any, Literal
 
 from tidemill.domain.signature import ModelInfo
 
+SAMPLE_ROWS = 500
+"""How many rows a check draws unless somebody says so."""
+
 THREADS = 4
 """How many threads share the model in that trial."""
 

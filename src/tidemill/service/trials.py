@@ -27,7 +27,6 @@ from tidemill.service import jobs, keys, models
 from tidemill.service.context import Context
 from tidemill.wire.spec import JobSpec
 
-ROWS = 500
 FEWEST_ROWS = 2
 MOST_REASONS = 3
 
@@ -35,7 +34,7 @@ Tell = Callable[[str], None]
 
 
 def check(
-    context: Context, spec: JobSpec, *, rows: int = ROWS, ask_trust: jobs.AskTrust, tell: Tell = lambda label: None
+    context: Context, spec: JobSpec, *, rows: int, ask_trust: jobs.AskTrust, tell: Tell = lambda label: None
 ) -> Findings:
     """Predict at most so many rows of the input in all the ways that a job might, and compare. Writes nothing.
 

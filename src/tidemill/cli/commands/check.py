@@ -9,14 +9,13 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from tidemill.bootstrap.wiring import opened
 from tidemill.cli.asking import Trust, asker
-from tidemill.cli.backend import Server, address, chosen
+from tidemill.cli.backend import Server, chosen
 from tidemill.cli.output import EXIT_DONE, EXIT_FAILED, people, print_json
 from tidemill.cli.trials import print_findings
 from tidemill.cli.words import SPEC_ENDINGS, names, pairs, spec_of, types
 from tidemill.domain.errors import InvalidSpec
-from tidemill.service import trials
+from tidemill.domain.trials import SAMPLE_ROWS
 from tidemill.wire.api import ModelCheck
 
 
@@ -29,7 +28,7 @@ def check(
         typer.Argument(help="Files, folders or glob patterns to draw rows from."),
     ] = None,
     rows: Annotated[int, typer.Option(min=2, max=100_000, help="Predict at most so many, spread over the input.")] = (
-        trials.ROWS
+        SAMPLE_ROWS
     ),
     features: Annotated[
         str | None, typer.Option(help="The model's columns, if it does not know them. COL,COL", metavar="COLS")
@@ -83,16 +82,10 @@ def _check_on_input(
     server: str | None,
     as_json: bool,
 ) -> int:
-    url = address(server)
-    if url is not None:
-        raise InvalidSpec(
-            f"A check with an input runs on this machine, not on the service {url}.",
-            remedy="Say --server local; or without an input, to have the service look at its stored bytes.",
-        )
     spec = spec_of({"model": model}, {**words, "input": {**words["input"], "path": list(inputs)}})
-    with opened() as context, people.status("checking") as status:
-        found = trials.check(
-            context, spec, rows=rows, ask_trust=asker(trust, as_json), tell=lambda label: status.update(escape(label))
+    with chosen(server) as backend, people.status("checking") as status:
+        found = backend.models_try(
+            spec, rows=rows, ask_trust=asker(trust, as_json), next_is=lambda label: status.update(escape(label))
         )
     return print_findings(found, as_json=as_json)
 
