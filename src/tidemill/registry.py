@@ -93,6 +93,7 @@ flavors: Registry[Flavor] = Registry(
     "flavors",
     {
         "lightgbm": "tidemill.flavors.lightgbm:LightGBMFlavor",
+        "xgboost": "tidemill.flavors.xgboost:XGBoostFlavor",
         "python": "tidemill.flavors.python:PythonFlavor",
         "sklearn": "tidemill.flavors.sklearn:SklearnFlavor",
         "onnx": "tidemill.flavors.onnx:OnnxFlavor",
