@@ -94,6 +94,7 @@ flavors: Registry[Flavor] = Registry(
     {
         "lightgbm": "tidemill.flavors.lightgbm:LightGBMFlavor",
         "xgboost": "tidemill.flavors.xgboost:XGBoostFlavor",
+        "catboost": "tidemill.flavors.catboost:CatBoostFlavor",
         "python": "tidemill.flavors.python:PythonFlavor",
         "sklearn": "tidemill.flavors.sklearn:SklearnFlavor",
         "onnx": "tidemill.flavors.onnx:OnnxFlavor",

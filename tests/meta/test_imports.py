@@ -21,6 +21,7 @@ NATIVE = (
     "duckdb",
     "lightgbm",
     "xgboost",
+    "catboost",
     "sklearn",
     "scipy",
     "onnxruntime",

@@ -14,10 +14,13 @@ import sys
 import warnings
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 from zipfile import BadZipFile, ZipFile
 
 from tidemill.domain.errors import MissingExtra, ModelUnusable, TidemillError
+from tidemill.flavors.catboost import CatBoostModel
 from tidemill.flavors.lightgbm import LightGBMModel
 from tidemill.flavors.options import PredictOptions
 from tidemill.flavors.sklearn_model import ScikitModel
@@ -26,7 +29,8 @@ from tidemill.flavors.xgboost import XGBoostModel
 from tidemill.ports.flavor import Flavor, Model
 from tidemill.registry import missing_extra
 
-_EXTRAS = ("lightgbm", "xgboost", "sklearn", "joblib", "scipy", "skops", "pandas")
+_BOOSTERS = ("lightgbm", "xgboost", "catboost")
+_EXTRAS = (*_BOOSTERS, "sklearn", "joblib", "scipy", "skops", "pandas")
 
 
 class SklearnFlavor(Flavor):
@@ -118,7 +122,7 @@ def _loaded(path: str, load: Any) -> tuple[Any, tuple[str, ...]]:
 def _missing(path: str, exc: ModuleNotFoundError) -> TidemillError:
     top = (exc.name or "").partition(".")[0]
     if top in _EXTRAS:
-        return missing_extra(top if top in ("lightgbm", "xgboost") else "sklearn", exc)
+        return missing_extra(top if top in _BOOSTERS else "sklearn", exc)
     return MissingExtra(
         f"{path} needs the module {exc.name!r}, which is not there.",
         remedy="Install the package it comes from, or run in the folder that it lies in.",
@@ -143,6 +147,8 @@ def model_of(loaded: Any, path: str, options: PredictOptions, notes: tuple[str, 
         return XGBoostModel(bytes(loaded.save_raw("ubj")), path, options)
     if "xgboost.sklearn.XGBModel" in kinds:
         return _xgboost(loaded, path, options)
+    if "catboost.core.CatBoost" in kinds:
+        return _catboost(loaded, path, options)
     return ScikitModel(loaded, path, options, notes)
 
 
@@ -155,6 +161,16 @@ def _xgboost(estimator: Any, path: str, options: PredictOptions) -> Model:
     if hasattr(estimator, "classes_"):
         booster.set_attr(scikit_learn='{"_estimator_type": "classifier"}')
     return XGBoostModel(bytes(booster.save_raw("ubj")), path, options, missing=estimator.missing)
+
+
+def _catboost(estimator: Any, path: str, options: PredictOptions) -> Model:
+    """A CatBoostClassifier or its like is what its own file says of it."""
+    if not estimator.is_fitted():
+        raise _unfitted(estimator, path)
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "model.cbm")
+        estimator.save_model(str(file))
+        return CatBoostModel(file.read_bytes(), path, options)
 
 
 def _unfitted(estimator: Any, path: str) -> ModelUnusable:
