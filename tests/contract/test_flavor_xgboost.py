@@ -61,11 +61,11 @@ def target(kind: str) -> np.ndarray[Any, Any]:
 
 
 def rows(data: pd.DataFrame | None = None) -> pa.RecordBatch:
-    """The frame as the engine hands it over: doubles, text, whole numbers."""
+    """The frame as the engine hands it over: doubles, text, whole numbers, truth."""
     data = frame() if data is None else data
     columns = {}
     for name in data:
-        kind = {"kind": pa.string(), "size": pa.int64()}.get(str(name), pa.float64())
+        kind = {"kind": pa.string(), "size": pa.int64(), "flag": pa.bool_()}.get(str(name), pa.float64())
         columns[str(name)] = pa.array(data[name].astype(object), kind, from_pandas=True)
     return pa.RecordBatch.from_pydict(columns)
 
@@ -260,6 +260,7 @@ def test_linear_functions(tmp_path: Path, kind: str) -> None:
     trained = wrapper(n_estimators=4, booster="gblinear", n_jobs=1).fit(data, target(kind))
     model = loaded(trained, tmp_path)
     assert columns(model, data) == {"prediction": trained.predict(data).tolist()}
+    assert model.info.layout == "processes"
     pieces = [model.predict(rows(data).slice(start, 7)).columns for start in range(0, ROWS, 7)]
     assert bits(pa.concat_batches(pieces)) == bits(model.predict(rows(data)))
     edges = pa.RecordBatch.from_pydict({"a": EDGES, "b": EDGES, "small": [0.0] * len(EDGES)})
@@ -341,7 +342,7 @@ def test_without_a_list_of_categories_codes_are_expected(tmp_path: Path) -> None
     path.write_text(json.dumps(said))
     model = XGBoostFlavor().load(str(path), {})
     assert "codes" in model.info.notes[0]
-    assert {each.type for each in model.info.inputs} == {"double"}
+    assert [each.type for each in model.info.inputs] == ["double"] * 5 + ["any"]
     codes = {name: frame()[name].cat.codes.astype(float).where(lambda code: code >= 0) for name in ("kind", "size")}
     batch = pa.RecordBatch.from_pandas(frame().assign(**codes).astype(float), preserve_index=False)
     assert model.predict(batch).columns.column(0).to_pylist() == regressor().predict(frame()).tolist()

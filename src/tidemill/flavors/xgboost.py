@@ -36,6 +36,8 @@ SLOW_ROWS_PER_CHUNK = 32_768
 SLOW_TREES = 10_000
 """From so many trees on, 262k rows would keep a core busy for half a minute and more."""
 
+_FLAG = "i"
+"""The type of a column that was true or false in training. Text would not become a number; truth does."""
 _PROBABILITIES = ("binary:logistic", "multi:softprob", "multi:softmax")
 _CLASSIFIERS = (*_PROBABILITIES, "binary:logitraw", "binary:hinge")
 
@@ -59,7 +61,7 @@ class XGBoostFlavor(Flavor):
 
 
 class XGBoostModel(Model):
-    """A booster; thread-safe, each call runs in its own thread alone."""
+    """A booster; each call runs in its own thread alone."""
 
     def __init__(self, content: bytes, path: str, options: PredictOptions, *, missing: float = math.nan) -> None:
         """`missing` is the number that stands for a missing one, where the container of the booster knows it.
@@ -88,7 +90,8 @@ class XGBoostModel(Model):
             task=self._rule.task,
             classes=self._rule.labels,
             positive_class=self._rule.positive,
-            layout="threads",
+            # Only trees may be asked by several threads at once.
+            layout="processes" if self._linear else "threads",
             batch_invariant=True,
             batch_rows=BATCH_ROWS,
             rows_per_chunk=SLOW_ROWS_PER_CHUNK if self._said.trees >= SLOW_TREES else ROWS_PER_CHUNK,
@@ -100,6 +103,8 @@ class XGBoostModel(Model):
         # Whole numbers beyond 2**53 are rounded twice on their way to the library's 32 bits; the nearest
         # float is missed only where the first rounding meets the middle of two.
         categories = self._categories.get(position)
+        if self._said.types and self._said.types[position] == _FLAG:
+            return "any"
         return "double" if categories is None else "string" if categories.text else "int64"
 
     def _notes(self) -> tuple[str, ...]:
