@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -563,6 +564,12 @@ def test_missing_library_says_what_to_install(tmp_path: Path) -> None:
     path = saved(classifier(), tmp_path / "m.ubj")
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
     assert done.stdout == "Run: pip install 'tidemill[xgboost]'\n", done.stderr
+
+
+def test_the_library_is_named_as_it_was_installed(tmp_path: Path) -> None:
+    """So that a job is not resumed with another version of it."""
+    (library,) = loaded(classifier(), tmp_path).info.libraries
+    assert version(library[0]) == library[1] == xgboost.__version__
 
 
 def test_a_closed_model_refuses(tmp_path: Path) -> None:

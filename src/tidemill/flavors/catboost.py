@@ -21,7 +21,7 @@ from tidemill.flavors import catboost_file
 from tidemill.flavors.bad_rows import is_null, predicted_without
 from tidemill.flavors.decision import AnyRule, ClassRule, LabelsRule, ValueRule
 from tidemill.flavors.inputs import column_names
-from tidemill.flavors.matrix import Array, floats, plain, to_matrix, values
+from tidemill.flavors.matrix import Array, floats, plain, to_arrow, to_matrix, values
 from tidemill.flavors.options import PredictOptions
 from tidemill.ports.flavor import Flavor, Model, Predicted
 from tidemill.registry import missing_extra
@@ -185,7 +185,7 @@ class CatBoostModel(Model):
             near = best[:, 1] - best[:, 0] < _TIE
         rows = np.flatnonzero(near)
         if len(rows):
-            labels = self._asked(self._pool(batch.take(pa.array(rows))), "Class").reshape(-1).tolist()
+            labels = self._asked(self._pool(batch.take(to_arrow(rows))), "Class").reshape(-1).tolist()
             known = list(self._model.classes_)
             decided[rows] = [known.index(label) for label in labels]
         return decided

@@ -1,4 +1,8 @@
-"""Imports CatBoost ahead of time, for a zygote; a missing library is reported when a model is loaded."""
+"""Imports CatBoost ahead of time, for a zygote; a missing library is reported when a model is loaded.
+
+That is 0.7 s of CPU and 150 MB, most of it pandas. Its wheel has no C interface to do without, and frames are
+what it takes categories from.
+"""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from tidemill.flavors.decision import AnyRule, ClassRule, LabelsRule, ValueRule,
 from tidemill.flavors.inputs import column_names
 from tidemill.flavors.matrix import Array, to_arrow, to_matrix
 from tidemill.flavors.options import PredictOptions
-from tidemill.flavors.xgboost_library import Booster, version
+from tidemill.flavors.xgboost_library import Booster, distribution
 from tidemill.ports.flavor import Flavor, Model, Predicted
 
 BATCH_ROWS = 16_384
@@ -95,7 +95,7 @@ class XGBoostModel(Model):
             batch_invariant=True,
             batch_rows=BATCH_ROWS,
             rows_per_chunk=SLOW_ROWS_PER_CHUNK if self._said.trees >= SLOW_TREES else ROWS_PER_CHUNK,
-            libraries=(("xgboost", version()),),
+            libraries=(distribution(),),
             notes=(*self._rule.notes, *self._notes()),
         )
 

@@ -20,7 +20,7 @@ from tidemill.flavors import ubjson
 from tidemill.flavors.matrix import Array
 
 _JSON = re.compile(rb'\s*\{\s*"(?:version"\s*:\s*\[[\d\s,]*\]\s*,\s*")?learner"\s*:\s*\{')
-_UBJSON = re.compile(rb"\{(?:L\0{7}\x07version\[[^\]]{0,64}\]?)?L\0{7}\x07learner\{", re.DOTALL)
+_UBJSON = re.compile(rb"\{L\0{7}\x07learner\{")
 _OLD_BINARY = re.compile(
     rb"(?:binf|bs64|.{136}[\x05-\x20]\0{7}(?:reg|binary|multi|rank|count|survival):[a-z]).{0,64}", re.DOTALL
 )

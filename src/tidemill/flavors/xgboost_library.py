@@ -16,7 +16,9 @@ import json
 import logging
 import math
 import re
-from functools import cache
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as distribution_version
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from tidemill.registry import missing_extra
 
 LOG = logging.getLogger(__name__)
 
+_DISTRIBUTIONS = ("xgboost-cpu", "xgboost")
 _PLACE_AND_TIME = re.compile(r"^\[[\d:]+\] \S+?:\d+: ")
 """What the library puts before its words."""
 
@@ -58,14 +61,12 @@ _LOG_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(_log)
 _LIBRARY = _open()
 
 
-@cache
-def version() -> str:
-    """The version of the installed library."""
-    if isinstance(_LIBRARY, ModuleNotFoundError):
-        raise missing_extra("xgboost", _LIBRARY)
-    parts = [ctypes.c_int() for _ in range(3)]
-    _LIBRARY.XGBoostVersion(*map(ctypes.byref, parts))
-    return ".".join(str(part.value) for part in parts)
+def distribution() -> tuple[str, str]:
+    """Name and version of what was installed: the library comes without and with code for GPUs."""
+    for name in _DISTRIBUTIONS:
+        with suppress(PackageNotFoundError):
+            return name, distribution_version(name)
+    raise missing_extra("xgboost", ModuleNotFoundError("No package xgboost is installed", name="xgboost"))
 
 
 class Booster:
