@@ -96,6 +96,7 @@ flavors: Registry[Flavor] = Registry(
         "python": "tidemill.flavors.python:PythonFlavor",
         "sklearn": "tidemill.flavors.sklearn:SklearnFlavor",
         "onnx": "tidemill.flavors.onnx:OnnxFlavor",
+        "torch": "tidemill.flavors.torch:TorchFlavor",
         "pickle": "tidemill.flavors.sklearn:PickleFlavor",
     },
 )

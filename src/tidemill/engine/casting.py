@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ import pyarrow.compute as pc
 
 TextCast = Callable[[pa.Array, pa.DataType], tuple[pa.Array, Sequence[int]]]
 """Casts text as its source does: the column, null where a value does not fit, and those positions."""
+
+
+_LIST = re.compile(r"(fixed_size_)?list<(?:item|element): (.+)>(?(1)\[(\d+)\])")
 
 
 def type_of(name: str) -> pa.DataType:
@@ -31,6 +35,8 @@ def _parse(name: str) -> pa.DataType:
         precision, _, scale = rest[:-1].partition(",")
         make = pa.decimal256 if kind == "decimal256" else pa.decimal128
         return make(int(precision), int(scale or 0))
+    if found := _LIST.fullmatch(name):
+        return pa.list_(type_of(found[2]), int(found[3] or -1))
     raise ValueError(f"{name!r} is not the name of an Arrow type")
 
 
