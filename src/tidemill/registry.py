@@ -97,6 +97,7 @@ flavors: Registry[Flavor] = Registry(
         "sklearn": "tidemill.flavors.sklearn:SklearnFlavor",
         "onnx": "tidemill.flavors.onnx:OnnxFlavor",
         "torch": "tidemill.flavors.torch:TorchFlavor",
+        "transformers": "tidemill.flavors.transformers:TransformersFlavor",
         "pickle": "tidemill.flavors.sklearn:PickleFlavor",
     },
 )

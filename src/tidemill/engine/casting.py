@@ -47,9 +47,9 @@ def can_cast(found: pa.DataType, wanted: pa.DataType, *, text: bool) -> bool:
         found = found.value_type
     if found == wanted or pa.types.is_null(found):
         return True
-    if _is_text(wanted):
-        return _is_text(found) or text or not pa.types.is_nested(found)
-    if _is_text(found):
+    if is_text(wanted):
+        return is_text(found) or text or not pa.types.is_nested(found)
+    if is_text(found):
         return text and can_parse(wanted)
     numeric = _is_number(found) or pa.types.is_boolean(found)
     if _is_number(wanted):
@@ -70,7 +70,10 @@ def can_parse(wanted: pa.DataType) -> bool:
     return True
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds text, perhaps encoded with a dictionary."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
@@ -90,13 +93,13 @@ def cast_rows(
         return column, None
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if cast_text is not None and _is_text(column.type) and not _is_text(wanted):
+    if cast_text is not None and is_text(column.type) and not is_text(wanted):
         cast, positions = cast_text(column, wanted)
         bad = np.isin(np.arange(len(column)), positions)
         return cast, bad if bad.any() else None
     if pa.types.is_floating(column.type) and pa.types.is_integer(wanted):
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
-    loose = pa.types.is_floating(wanted) and not _is_text(column.type)
+    loose = pa.types.is_floating(wanted) and not is_text(column.type)
     try:
         return pc.cast(column, wanted, safe=not loose), None
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):

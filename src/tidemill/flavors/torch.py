@@ -126,7 +126,7 @@ class TorchModel(Model):
             raise
         except Exception as exc:
             raise ModelUnusable(
-                f"{self._path} cannot score a made-up row of ones: {_last_line(exc)}.",
+                f"{self._path} cannot score a made-up row of ones: {torch_device.last_line(exc)}.",
                 remedy="Tell the options dtype and shape of its inputs, or wrap the model in a module that takes rows.",
             ) from exc
 
@@ -145,7 +145,7 @@ class TorchModel(Model):
         if failure is not None and not works:
             what = f"{columns} columns" if columns > 1 else "a matrix of numbers"
             raise SchemaMismatch(
-                f"{self._path} does not take {what}: {_last_line(failure)}.",
+                f"{self._path} does not take {what}: {torch_device.last_line(failure)}.",
                 remedy="Name the columns it was trained with, in that order: --features a,b,c; or tell the options "
                 "dtype and shape of its input.",
             ) from failure
@@ -202,23 +202,13 @@ class TorchModel(Model):
             # Copies of a real row: zeros might be outside of what the program can compute.
             arrays = [np.concatenate([array, np.repeat(array[-1:], lacking, axis=0)]) for array in arrays]
         torch = self._torch
-        with torch.inference_mode():
+        with torch_device.computing(torch):
             tensors = [
                 torch.from_numpy(np.require(array, requirements=["C", "W"])).to(self._device, dtype)
                 for array, (_, dtype) in zip(arrays, self._tensors, strict=True)
             ]
-            found = self._reader.read(self._answer(tensors))
+            found = self._reader.read(self._program.call(*tensors))
         return {name: _rows_of(name, tensor, rows + max(lacking, 0))[:rows] for name, tensor in found.items()}
-
-    def _answer(self, tensors: Sequence[Any]) -> Any:
-        """What the program returns. Raises MemoryError, ValueError with the last line of what PyTorch says:
-        of TorchScript the others are a traceback of its own."""
-        try:
-            return self._program.call(*tensors)
-        except RuntimeError as exc:
-            if isinstance(exc, self._torch.OutOfMemoryError) or "allocate memory" in str(exc):
-                raise MemoryError(_last_line(exc)) from exc
-            raise ValueError(_last_line(exc)) from exc
 
     def close(self) -> None:
         if self._device.type == "cuda":
@@ -230,7 +220,3 @@ def _rows_of(name: str, tensor: Any, rows: int) -> Array:
     if not tensor.ndim or tensor.shape[0] != rows:
         raise ValueError(f"the output {name!r} is of shape {list(tensor.shape)} for {rows} rows")
     return np.asarray(tensor.numpy())
-
-
-def _last_line(exc: Exception) -> str:
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[-1].removeprefix("RuntimeError: ").rstrip(".")

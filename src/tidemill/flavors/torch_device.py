@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tidemill.domain.errors import InvalidSpec
@@ -43,3 +45,22 @@ def prepare(torch: Any, device: Any) -> None:
 def notes(device: Any) -> tuple[str, ...]:
     """What people must be told: values of a GPU differ in last bits from those of a CPU."""
     return () if device.type == "cpu" else (f"computed on {device}: last bits differ from those of a CPU",)
+
+
+@contextmanager
+def computing(torch: Any) -> Iterator[None]:
+    """Nothing is kept for training. Raises MemoryError, and ValueError with the last line of what PyTorch says:
+    of TorchScript the others are a traceback of its own."""
+    try:
+        with torch.inference_mode():
+            yield
+    except RuntimeError as exc:
+        if isinstance(exc, torch.OutOfMemoryError) or "allocate memory" in str(exc):
+            raise MemoryError(last_line(exc)) from exc
+        raise ValueError(last_line(exc)) from exc
+
+
+def last_line(exc: Exception) -> str:
+    """What an error of PyTorch says in the end."""
+    lines = str(exc).strip().splitlines() or [type(exc).__name__]
+    return lines[-1].removeprefix("RuntimeError: ").rstrip(".")
