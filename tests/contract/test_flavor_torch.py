@@ -445,6 +445,25 @@ def test_a_file_that_was_cut_off_is_still_known(made: Callable[[str], str], tmp_
     assert TorchFlavor.matches(head_of(str(path)), str(path))
 
 
+@KINDS
+def test_damaged_weights_and_names_are_found_out(made: Callable[[str], str], tmp_path: Path, kind: str) -> None:
+    """PyTorch itself loads the first and predicts with it; the second stops Python's zipfile with a UnicodeError."""
+    whole = Path(made(kind)).read_bytes()
+    weight = network(3)[0].weight.detach().numpy().tobytes()
+    assert whole.count(weight) == 1
+    flipped = whole.replace(weight, bytes([weight[0] ^ 1]) + weight[1:])
+    last = whole.rindex(b"serialization_id")
+    renamed = whole[:last] + b"\xaf" + whole[last + 1 :]
+    for number, content in enumerate((flipped, renamed)):
+        path = tmp_path / f"damaged-{number}"
+        path.write_bytes(content)
+        assert TorchFlavor.matches(head_of(str(path)), str(path))
+        assert not SklearnFlavor.matches(head_of(str(path)), str(path))
+        with pytest.raises(ModelUnusable, match=f"damaged-{number} is cut off or damaged") as caught:
+            load(str(path))
+        assert "Copy the file again" in str(caught.value.remedy)
+
+
 class Writing(nn.Module):
     """Saves a tensor to a file when it is loaded."""
 

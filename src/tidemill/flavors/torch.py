@@ -56,6 +56,8 @@ class TorchFlavor(Flavor):
     def load(self, path: str, options: Mapping[str, Any]) -> Model:
         with open(path, "rb") as file:
             kind = torch_file.kind_of(file.read(64), path)
+        if kind in ("script", "program") and not torch_file.is_whole(path):
+            kind = "damaged"
         if kind not in ("script", "program"):
             what, remedy = _REFUSED.get(str(kind), ("is no file of PyTorch", "Give a file that PyTorch saved"))
             raise ModelUnusable(f"{path} {what}.", remedy=f"{remedy}: {_HOW}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from typing import Literal
 from zipfile import BadZipFile, ZipFile
 
@@ -27,7 +28,8 @@ def kind_of(head: bytes, path: str) -> Kind | None:
     try:
         with ZipFile(path) as archive:
             return _kind_by(archive.namelist())
-    except (BadZipFile, OSError):
+    except (BadZipFile, OSError, ValueError, NotImplementedError):
+        # The last two: the name of a member is no text, or the version is none that there is.
         return "damaged" if _FIRST_MEMBER.match(head, _NAME_OFFSET) else None
 
 
@@ -42,3 +44,13 @@ def _kind_by(names: list[str]) -> Kind | None:
     if "data.pkl" in inner and inner & _VERSIONS:
         return "script" if "constants.pkl" in inner else "pickled"
     return None
+
+
+def is_whole(path: str) -> bool:
+    """Whether every member has the checksum that it was written with. PyTorch does not look: it would predict
+    with damaged weights."""
+    try:
+        with ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (BadZipFile, OSError, ValueError, NotImplementedError, zlib.error):
+        return False
