@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import nn
 
-from tidemill.domain.errors import InvalidSpec, ModelUnusable, SchemaMismatch
+from tidemill.domain.errors import InvalidSpec, MissingExtra, ModelUnusable, SchemaMismatch
 from tidemill.flavors.sklearn import PickleFlavor, SklearnFlavor
 from tidemill.flavors.torch import TorchFlavor
 from tidemill.ports.flavor import Model
@@ -200,6 +200,14 @@ def test_a_gpu_that_is_not_there_is_refused_and_auto_is_the_cpu(made: Callable[[
     with pytest.raises(InvalidSpec, match=r"cuda:1 is not there.*sees 0 GPU"):
         load(made("script"), device="cuda:1")
     assert load(made("script"), device="auto").info == load(made("script"), device="cpu").info
+
+
+def test_without_pytorch_it_says_what_to_install(made: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = made("script")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtra, match="'torch' needs the package 'torch'") as caught:
+        load(path)
+    assert "pip install 'tidemill[torch]'" in str(caught.value.remedy)
 
 
 # ---- columns to tensors

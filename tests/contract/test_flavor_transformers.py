@@ -19,7 +19,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tidemill.domain.errors import InvalidSpec, ModelUnusable
+from tidemill.domain.errors import InvalidSpec, MissingExtra, ModelUnusable
 from tidemill.domain.signature import Field
 from tidemill.encoders.csv import CsvEncoder
 from tidemill.flavors.transformers import TransformersFlavor
@@ -176,6 +176,43 @@ def test_poolings_are_those_of_sentence_transformers(
     found = load(path).predict(batch(TEXTS)).columns.column(0)
     assert wanted.shape == (len(TEXTS), width)
     assert np.allclose(found.to_pylist(), wanted, atol=1e-6)
+
+
+def test_a_dense_layer_over_the_embedding(saved: Make, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+
+    torch.manual_seed(7)
+    modules = [
+        Transformer(saved("BertModel")),
+        Pooling(16, "mean"),
+        Dense(16, 5),
+        Normalize(),
+    ]
+    whole = SentenceTransformer(modules=modules, device="cpu")
+    path = str(tmp_path / "m")
+    whole.save(path)
+    found = load(path).predict(batch(TEXTS)).columns.column(0)
+    assert found.type == pa.list_(pa.float32(), 5)
+    assert np.allclose(found.to_pylist(), whole.encode(TEXTS), atol=1e-6)
+    (folder,) = Path(path).glob("*_Dense")
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:40])
+    with pytest.raises(ModelUnusable, match=r"Dense/model\.safetensors cannot be loaded"):
+        load(path)
+    said = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(said | {"activation_function": "evil.Activation"}))
+    with pytest.raises(ModelUnusable, match=r"activation evil\.Activation"):
+        load(path)
+
+
+def test_without_the_libraries_it_says_what_to_install(saved: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved("BertModel")
+    for name in ("transformers", "torch"):
+        monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(MissingExtra, match=f"'transformers' needs the package '{name}'") as caught:
+            load(path)
+        assert "pip install 'tidemill[transformers]'" in str(caught.value.remedy)
 
 
 def test_prompt_case_and_length_are_as_the_folder_says(saved: Make, tmp_path: Path) -> None:

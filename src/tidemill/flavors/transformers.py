@@ -21,7 +21,7 @@ from tidemill.flavors.embedding import EmbeddingRule
 from tidemill.flavors.matrix import Array, plain, to_arrow
 from tidemill.flavors.multilabel import MultiLabelRule
 from tidemill.flavors.options import PredictOptions
-from tidemill.flavors.transformers_folder import Folder
+from tidemill.flavors.transformers_folder import Dense, Folder
 from tidemill.flavors.transformers_text import TextEncoder, length_limit
 from tidemill.ports.flavor import Flavor, Model, Predicted
 from tidemill.registry import missing_extra
@@ -114,6 +114,7 @@ class TextModel(Model):
         self._encoder = TextEncoder(tokenizer, most)
         self._rule: Rule
         self._head: Callable[[Any, Any], Any]
+        self._steps = [_step(torch, step, device) for step in folder.steps]
         if folder.task == "embedding":
             self._head = self._embeddings
             self._rule = EmbeddingRule.of(self._answers(["a"]).shape[1], options)
@@ -184,11 +185,31 @@ class TextModel(Model):
             "lasttoken": lambda: hidden[torch.arange(len(hidden)), mask.sum(1) - 1],
         }
         vectors = torch.cat([pooled[mode]() for mode in self._folder.pooling], dim=1)
-        return torch.nn.functional.normalize(vectors, p=2, dim=1) if self._folder.normalized else vectors
+        for step in self._steps:
+            vectors = step(vectors)
+        return vectors
 
     def close(self) -> None:
         if self._device.type == "cuda":
             self._torch.cuda.empty_cache()
+
+
+def _step(torch: Any, step: Dense | None, device: Any) -> Callable[[Any], Any]:
+    """A layer over embeddings, or their normalisation. Raises ModelUnusable for weights that are not whole."""
+    if step is None:
+        return lambda vectors: torch.nn.functional.normalize(vectors, p=2, dim=1)
+    from safetensors.torch import load_file
+
+    try:
+        found = load_file(step.weights)
+        weight, bias = found["linear.weight"], found.get("linear.bias")
+    except Exception as exc:
+        raise ModelUnusable(
+            f"{step.weights} cannot be loaded: {type(exc).__name__}: {exc}.", remedy="Copy the whole folder again."
+        ) from exc
+    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    layer.load_state_dict({name.removeprefix("linear."): tensor for name, tensor in found.items()})
+    return torch.nn.Sequential(layer, getattr(torch.nn, step.activation)()).eval().to(device)  # type: ignore[no-any-return]
 
 
 def _inputs(features: Sequence[str]) -> tuple[Field, ...]:

@@ -25,14 +25,24 @@ _FLAGS = {
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "tf_model.h5", "flax_model.msgpack")
 _CLASSIFIER = "ForSequenceClassification"
 _ENCODERS = ("Model", "ForMaskedLM", "ForPreTraining")
+_ACTIVATIONS = ("Tanh", "Identity", "ReLU", "GELU", "Sigmoid", "SiLU")
 _OWN_CODE = "Score it with a class of your own, module:Class, that calls what the model needs."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dense:
+    """One more layer over an embedding, in a folder of its own. `activation` is a class of `torch.nn`."""
+
+    weights: str
+    activation: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
     """A model that can be loaded: its weights and its code are known to be harmless.
 
-    `weights` is the folder of the network itself; `pooling` are modes of POOLING, joined one after the other.
+    `weights` is the folder of the network itself; `pooling` are modes of POOLING, joined one after the other;
+    `steps` are what becomes of an embedding then, None is its normalisation.
     """
 
     path: str
@@ -40,7 +50,7 @@ class Folder:
     config: Mapping[str, Any]
     task: Task
     pooling: tuple[str, ...] = ()
-    normalized: bool = False
+    steps: tuple[Dense | None, ...] = ()
     max_length: int | None = None
     """Tokens of a text, if sentence-transformers was told."""
     lower: bool = False
@@ -155,9 +165,9 @@ def _sentence_transformer(
     folder: Path, weights: Path, config: Mapping[str, Any], modules: list[tuple[str, str]]
 ) -> Folder:
     kinds = [kind for kind, _ in modules]
-    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+    if kinds[:2] != ["Transformer", "Pooling"] or not {*kinds[2:]} <= {"Dense", "Normalize"}:
         raise ModelUnusable(
-            f"{folder / 'modules.json'} runs {', '.join(kinds)}; known are Transformer, Pooling and Normalize.",
+            f"{folder / 'modules.json'} runs {', '.join(kinds)}; known are Transformer, Pooling, Dense and Normalize.",
             remedy=_OWN_CODE,
         )
     limits = _optional(weights / "sentence_bert_config.json")
@@ -171,7 +181,7 @@ def _sentence_transformer(
         config=config,
         task="embedding",
         pooling=_pooling(folder / modules[1][1] / "config.json", pooling),
-        normalized=kinds[-1] == "Normalize",
+        steps=tuple(_dense(folder / place) if kind == "Dense" else None for kind, place in modules[2:]),
         max_length=limits.get("max_seq_length"),
         lower=bool(limits.get("do_lower_case")),
         prompt=prompt,
@@ -185,6 +195,17 @@ def _pooling(path: Path, said: Mapping[str, Any]) -> tuple[str, ...]:
     if unknown:
         raise ModelUnusable(f"{path} pools by {unknown[0]}; known are {', '.join(POOLING)}.", remedy=_OWN_CODE)
     return modes
+
+
+def _dense(folder: Path) -> Dense:
+    said = _object(folder / "config.json")
+    name = str(said.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    activation = name.rpartition(".")[2]
+    if not name.startswith("torch.nn.modules.") or activation not in _ACTIVATIONS or said.get("use_residual"):
+        what = "a residual" if activation in _ACTIVATIONS else f"the activation {name}"
+        raise ModelUnusable(f"{folder / 'config.json'} wants {what}, which is not known here.", remedy=_OWN_CODE)
+    _check_weights(folder)
+    return Dense(weights=str(folder / "model.safetensors"), activation=activation)
 
 
 def _prompt(said: Mapping[str, Any]) -> str:
