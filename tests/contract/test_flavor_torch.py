@@ -365,6 +365,17 @@ def test_a_program_of_so_many_rows_is_called_with_so_many(made: Callable[[str], 
     assert found.tobytes() == np.ascontiguousarray(wanted).tobytes()
 
 
+class Relative(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sum(1) / x.abs().min()
+
+
+def test_what_fills_a_call_up_is_the_last_row_again(tmp_path: Path) -> None:
+    model = load(exported(Relative(), tmp_path / "m.pt2", torch.ones(5, 3), rows=None))
+    wanted = own(Relative(), data()[[0, 1, 2, 2, 2]])[:3].tolist()
+    assert model.predict(batch().slice(0, 3)).columns.column(0).to_pylist() == wanted
+
+
 def test_bounds_of_a_dynamic_dimension_hold(tmp_path: Path) -> None:
     path = exported(network(3), tmp_path / "m.pt2", rows=torch.export.Dim("rows", min=2, max=24))
     model = load(path)
