@@ -97,6 +97,8 @@ flavors: Registry[Flavor] = Registry(
         "sklearn": "tidemill.flavors.sklearn:SklearnFlavor",
         "onnx": "tidemill.flavors.onnx:OnnxFlavor",
         "pickle": "tidemill.flavors.sklearn:PickleFlavor",
+        "mlflow_native": "tidemill.flavors.mlflow_native:MlflowNativeFlavor",
+        "mlflow": "tidemill.flavors.mlflow:MlflowFlavor",
     },
 )
 

@@ -17,6 +17,15 @@ class Field:
     name: str
     type: str = "any"
     nullable: bool = True
+    accepts: tuple[str, ...] = ()
+    """Of an input: the Arrow types that a column of a typed format may have, "decimal128" meaning any such;
+    empty: whatever can be cast to `type`."""
+    optional: bool = False
+    """Of an input: whether it may be absent. Then the model is loaded without it."""
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Field:
+        return Field(**{**data, "accepts": tuple(data.get("accepts", ()))})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +60,8 @@ class ModelInfo:
         return ModelInfo(
             **{
                 **data,
-                "inputs": tuple(Field(**f) for f in data["inputs"]),
-                "outputs": tuple(Field(**f) for f in data["outputs"]),
+                "inputs": tuple(Field.from_json(f) for f in data["inputs"]),
+                "outputs": tuple(Field.from_json(f) for f in data["outputs"]),
                 "classes": None if data["classes"] is None else tuple(data["classes"]),
                 "libraries": tuple((name, version) for name, version in data["libraries"]),
                 "notes": tuple(data["notes"]),
