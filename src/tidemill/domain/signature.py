@@ -23,6 +23,11 @@ class Field:
     optional: bool = False
     """Of an input: whether it may be absent. Then the model is loaded without it."""
 
+    def to_json(self) -> dict[str, Any]:
+        """As JSON; what is only said of some inputs is left out of all others."""
+        only_some = {name: value for name, value in asdict(self).items() if name in ("accepts", "optional") and value}
+        return {"name": self.name, "type": self.type, "nullable": self.nullable, **only_some}
+
     @staticmethod
     def from_json(data: dict[str, Any]) -> Field:
         return Field(**{**data, "accepts": tuple(data.get("accepts", ()))})
@@ -53,7 +58,8 @@ class ModelInfo:
     """What the summary must say (e.g. "class names unknown: 0 and 1")."""
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        fields = {"inputs": [f.to_json() for f in self.inputs], "outputs": [f.to_json() for f in self.outputs]}
+        return {**asdict(self), **fields}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> ModelInfo:
