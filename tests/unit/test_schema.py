@@ -162,3 +162,32 @@ def test_too_many_columns_to_keep_must_be_named() -> None:
 def test_a_kept_column_called_like_a_prediction() -> None:
     assert "'prediction'" in refusal({"x": pa.float64(), "prediction": pa.int64()})
     assert resolve({"x": pa.float64(), "prediction": pa.int64()}, keep="none").predictions.names == ["prediction"]
+
+
+STRICT = Field(name="x", type="double", accepts=("double", "int32", "decimal128"))
+
+
+@pytest.mark.parametrize("kind", [pa.int32(), pa.decimal128(5, 2), pa.dictionary(pa.int8(), pa.int32()), pa.null()])
+def test_types_that_the_model_accepts(kind: pa.DataType) -> None:
+    assert resolve({"x": kind}, inputs=(STRICT,)).inputs == (STRICT,)
+
+
+def test_types_that_it_does_not_accept_are_all_told() -> None:
+    anything = Field(name="y", accepts=("binary",))
+    text = refusal({"x": pa.int64(), "y": pa.string()}, inputs=(STRICT, anything))
+    assert "Column 'x' is int64, which the model's signature does not take for double: it takes double, int32" in text
+    assert "Column 'y' is string" in text
+
+
+def test_text_is_parsed_whatever_is_accepted() -> None:
+    assert resolve({"x": pa.string()}, inputs=(STRICT,), typed=False).inputs == (STRICT,)
+
+
+def test_an_optional_column_is_left_out_where_it_is_absent() -> None:
+    maybe = Field(name="y", type="double", optional=True)
+    assert resolve({"x": pa.float64()}, inputs=(X, maybe)).inputs == (X,)
+    assert resolve({"x": pa.float64(), "y": pa.float64()}, inputs=(X, maybe)).inputs == (X, maybe)
+    some = ({"x": pa.string()}, {"x": pa.string(), "y": pa.string()})
+    assert resolve(*some, inputs=(X, maybe), typed=False, loose=True).inputs == (X, maybe)
+    assert "'y' is missing in 1 of 2 files" in refusal(*some, inputs=(X, maybe), typed=False)
+    assert "needs column 'x'" in refusal({"y": pa.float64()}, inputs=(X, maybe))

@@ -109,7 +109,7 @@ class InputSchema:
                 "The input is empty: it has no rows and no columns.", remedy="Score files that hold rows."
             )
         features = self._features()
-        inputs = tuple(self._settled(field) for field in features)
+        inputs = tuple(self._settled(field) for field in features if not self._left_out(field))
         problems = [*self._missing(features), *self._mistyped(inputs)]
         kept = self._kept([field.name for field in inputs])
         read_names = {*(field.name for field in inputs), *kept}
@@ -153,6 +153,9 @@ class InputSchema:
             remedy="Name the one to score: --features COLUMN." if texts else "Score rows that have text.",
         )
 
+    def _left_out(self, field: Field) -> bool:
+        return field.optional and field.name not in self._fields
+
     def _settled(self, field: Field) -> Field:
         if field.type != "any" or field.name not in self._fields:
             return field
@@ -162,7 +165,7 @@ class InputSchema:
         return replace(field, type="double" if found == "null" else found)
 
     def _missing(self, features: Sequence[Field]) -> list[str]:
-        missing = [field.name for field in features if field.name not in self._fields]
+        missing = [field.name for field in features if field.name not in self._fields and not field.optional]
         unused = [name for name in self._fields if name not in {field.name for field in features}]
         return [
             f"The model needs column {name!r}, which is not there{_did_you_mean(name, unused)}." for name in missing
@@ -172,9 +175,16 @@ class InputSchema:
         problems = []
         for field in inputs:
             found = self._fields.get(field.name)
-            if found is None or field.type == "any":
+            if found is None:
                 continue
-            if not can_cast(found, type_of(field.type), text=not self.typed):
+            if self.typed and not _accepted(found, field):
+                problems.append(
+                    f"Column {field.name!r} is {found}, which the model's signature does not take for"
+                    f" {field.type}: it takes {', '.join(field.accepts)}."
+                )
+            elif field.type == "any":
+                continue
+            elif not can_cast(found, type_of(field.type), text=not self.typed):
                 problems.append(f"Column {field.name!r} is {found} but the model wants {field.type}.")
         return problems
 
@@ -187,7 +197,7 @@ class InputSchema:
         return absent + [f"Column {name!r} is {how}." for name, how in self._retyped.items() if name in names]
 
     def _missing_matters(self, name: str) -> bool:
-        return self.fixed_columns or name in {field.name for field in self.info.inputs}
+        return self.fixed_columns or name in {field.name for field in self.info.inputs if not field.optional}
 
     def _kept(self, features: Sequence[str]) -> list[str]:
         keep, ids = self.spec.keep, list(self.spec.id)
@@ -256,6 +266,15 @@ class InputSchema:
                 remedy="Leave it out with --keep, or rename it in the input.",
             )
         return pa.schema([*kept, *outputs])
+
+
+def _accepted(found: pa.DataType, field: Field) -> bool:
+    kind = found.value_type if pa.types.is_dictionary(found) else found
+    return (
+        not field.accepts
+        or pa.types.is_null(kind)
+        or {str(kind), str(kind).partition("(")[0]} & {*field.accepts} != set()
+    )
 
 
 def _widened(first: pa.DataType, second: pa.DataType) -> pa.DataType | None:
