@@ -225,7 +225,7 @@ def _feed(path: str, columns: Sequence[Column], wanted: tuple[str, ...]) -> tupl
     names = [column.name for column in columns]
     known = [name for name in names if name] if all(names) else []
     required = {column.name for column in columns if column.required}
-    if known and required <= set(wanted) <= set(known):
+    if known and wanted and required <= set(wanted) <= set(known):
         chosen = {column.name or "": column for column in columns if column.name in wanted}
     else:
         chosen = dict(zip(column_names(known, wanted, len(columns)), columns, strict=True))

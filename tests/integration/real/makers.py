@@ -5,6 +5,7 @@ To add a flavor, write a function and its row in `MAKERS`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,6 +78,45 @@ def lightgbm(data: DataSet, folder: Path) -> Made:
     return Made(path=path, expected=expected, predict={"probabilities": True}, features=data.features)
 
 
+def xgboost(data: DataSet, folder: Path) -> Made:
+    import xgboost
+
+    settings = {"n_estimators": 8, "max_depth": 4, "n_jobs": 1, "enable_categorical": True}
+    frame, path = categorical(data), folder / "model.ubj"
+    if data.task == "regression":
+        regressor = xgboost.XGBRegressor(**settings).fit(frame, data.target)
+        regressor.save_model(path)
+        return Made(path=str(path), expected={"prediction": regressor.predict(frame)})
+    classifier = xgboost.XGBClassifier(**settings).fit(frame, codes(data))
+    classifier.save_model(path)
+    expected = classified(classifier.predict_proba(frame), range(len(data.classes)))
+    expected["prediction"] = classifier.predict(frame).tolist()
+    return Made(path=str(path), expected=expected, predict={"probabilities": True})
+
+
+def catboost(data: DataSet, folder: Path) -> Made:
+    """It takes no row that lacks a category, in training neither."""
+    import catboost
+
+    settings = {"iterations": 8, "depth": 4, "verbose": 0, "thread_count": 1, "allow_writing_files": False}
+    lacking = data.frame[list(data.categories)].isna().any(axis=1).to_numpy()
+    frame, target = data.frame[~lacking][data.features], data.target[~lacking]
+    kind = catboost.CatBoostRegressor if data.task == "regression" else catboost.CatBoostClassifier
+    model = kind(**settings).fit(frame, target, cat_features=list(data.categories))
+    model.save_model(folder / "model.cbm")
+    prediction = model.predict(frame, thread_count=1).ravel()
+    expected: dict[str, Any] = {"prediction": prediction}
+    if data.task != "regression":
+        expected = classified(model.predict_proba(frame, thread_count=1), model.classes_.tolist())
+        expected["prediction"] = prediction.tolist()
+    return Made(
+        path=str(folder / "model.cbm"),
+        expected=expected,
+        predict={"probabilities": data.task != "regression"},
+        rejected=frozenset(np.flatnonzero(lacking).tolist()),
+    )
+
+
 def linear(data: DataSet) -> Any:
     """A fitted pipeline: gaps filled, numbers scaled, categories one-hot, then a linear model."""
     from sklearn.compose import make_column_transformer
@@ -97,7 +137,7 @@ def forest(data: DataSet) -> Any:
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
     kind = RandomForestRegressor if data.task == "regression" else RandomForestClassifier
-    return kind(8, max_depth=6, random_state=0).fit(data.frame[list(data.numbers)].astype(float), data.target)
+    return kind(8, max_depth=6, random_state=0).fit(data.frame[list(data.numbers)], data.target)
 
 
 def of_sklearn(estimator: Any, frame: pd.DataFrame, path: Path) -> Made:
@@ -122,7 +162,7 @@ def joblib(data: DataSet, folder: Path) -> Made:
 
     estimator = forest(data)
     joblib.dump(estimator, folder / "model.joblib", compress=3)
-    return of_sklearn(estimator, data.frame[list(data.numbers)].astype(float), folder / "model.joblib")
+    return of_sklearn(estimator, data.frame[list(data.numbers)], folder / "model.joblib")
 
 
 def onnx(data: DataSet, folder: Path) -> Made:
@@ -160,6 +200,66 @@ def onnx(data: DataSet, folder: Path) -> Made:
     )
 
 
+def torch(data: DataSet, folder: Path) -> Made:
+    """A small network in TorchScript over the numbers as 32-bit floats; a missing one makes all that follows NaN."""
+    import torch
+
+    # Rows one after the other: PyTorch sums columns that lie so in another order, with other last bits.
+    matrix = np.ascontiguousarray(data.frame[list(data.numbers)].to_numpy(np.float32))
+    width = 1 if data.task == "regression" else len(data.classes)
+    torch.manual_seed(5)
+    torch.set_num_threads(1)
+    layers = [torch.nn.BatchNorm1d(matrix.shape[1]), torch.nn.Linear(matrix.shape[1], 8), torch.nn.Tanh()]
+    net = torch.nn.Sequential(*layers, torch.nn.Linear(8, width))
+    whole = torch.from_numpy(matrix[~np.isnan(matrix).any(axis=1)])
+    for _ in range(30):
+        net(whole)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(net.eval()).save(folder / "model.pt")
+    with torch.inference_mode():
+        found = net(torch.from_numpy(matrix))
+        probabilities = torch.softmax(found, 1).numpy()
+    path, features = str(folder / "model.pt"), list(data.numbers)
+    if data.task == "regression":
+        return Made(path=path, expected={"prediction": found.numpy().ravel()}, features=features)
+    options = {"activation": "softmax", "classes": data.classes}
+    expected = classified(probabilities, data.classes)
+    return Made(path=path, expected=expected, predict={"probabilities": True, "options": options}, features=features)
+
+
+def mlflow(data: DataSet, folder: Path) -> Made:
+    """The linear pipeline in MLflow's folder, as skops: the file that Tidemill itself scores."""
+    from tidemill.flavors import mlflow_library  # noqa: F401 (its settings come before MLflow)
+
+    # isort: split
+    import mlflow
+    from mlflow.models import infer_signature
+
+    estimator, frame = linear(data), data.frame[data.features]
+    signature = infer_signature(frame, estimator.predict(frame))
+    words = {"signature": signature, "skops_trusted_types": ["numpy.dtype"], "pip_requirements": ["mlflow-skinny"]}
+    mlflow.sklearn.save_model(estimator, folder / "model", **words)
+    return of_sklearn(estimator, frame, folder / "model")
+
+
+def mlflow_pyfunc(data: DataSet, folder: Path) -> Made:
+    """The forest in MLflow's folder, pickled: what `mlflow.pyfunc` scores."""
+    from tidemill.flavors import mlflow_library  # noqa: F401 (its settings come before MLflow)
+
+    # isort: split
+    import mlflow
+    from mlflow.models import infer_signature
+
+    # MLflow takes no whole numbers where the signature has others: it is that of the frame as it is.
+    frame = data.frame[list(data.numbers)]
+    estimator, path = forest(data), folder / "model"
+    signature = infer_signature(frame, estimator.predict(frame))
+    words = {"signature": signature, "serialization_format": "cloudpickle", "pip_requirements": ["mlflow-skinny"]}
+    mlflow.sklearn.save_model(estimator, path, **words)
+    return Made(path=str(path), expected={"prediction": mlflow.pyfunc.load_model(str(path)).predict(frame)})
+
+
 def python(data: DataSet, folder: Path) -> Made:
     """A class that is told its columns; what it does is done here once more, by other means."""
     frame = data.frame
@@ -176,8 +276,13 @@ Maker = Callable[[DataSet, Path], Made]
 
 MAKERS: dict[str, Maker] = {
     "lightgbm": lightgbm,
+    "xgboost": xgboost,
+    "catboost": catboost,
     "sklearn-skops": skops,
     "sklearn-joblib": joblib,
     "onnx": onnx,
+    "torch": torch,
+    "mlflow": mlflow,
+    "mlflow-pyfunc": mlflow_pyfunc,
     "python": python,
 }

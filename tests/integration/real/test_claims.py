@@ -17,7 +17,7 @@ from tidemill.wire.spec import InputSpec, JobSpec, PredictSpec
 
 ROWS = 60
 
-CLAIMANTS = ("lightgbm", "sklearn-joblib", "onnx")
+CLAIMANTS = ("lightgbm", "xgboost", "catboost", "sklearn-joblib", "onnx", "torch")
 """Those that say something of threads or batches."""
 
 

