@@ -464,6 +464,9 @@ class _Service:
         self.meter = Meter()
 
     def take_job(self, job: Mapping[str, Any]) -> None:
+        if job.get("gpus") is not None:
+            # Libraries read it when they first look for a GPU, which is when the model is loaded.
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(job["gpus"])
         self.scorer = ChunkScorer(job, self.keeper, self.meter)
         self.pipeline = Pipeline(self.scorer, self.send)
         self.pipeline.start()
