@@ -95,10 +95,12 @@ def _stamp_of(path: str) -> Stamp:
 class ChunkScorer:
     """All that scoring the chunks of one job needs: plan, model, source, encoder."""
 
-    def __init__(self, job: Mapping[str, Any], keeper: ModelKeeper, meter: Meter) -> None:
-        """job: {"staging", "plan_digest", "model", "threads", "max_rejected"}. Raises Damaged,
-        ModelUnusable, NotTrusted, MissingExtra."""
-        self.meter = meter
+    def __init__(
+        self, job: Mapping[str, Any], keeper: ModelKeeper, meter: Meter, after_call: Callable[[], None] = lambda: None
+    ) -> None:
+        """job: {"staging", "plan_digest", "model", "threads", "max_rejected"}. `after_call` is called, from any
+        thread, when the model has answered. Raises Damaged, ModelUnusable, NotTrusted, MissingExtra."""
+        self.meter, self.after_call = meter, after_call
         self.staging = Path(job["staging"])
         self.plan: PlanSummary = planfile.read_summary(self.staging, job["plan_digest"])
         self.threads = int(job["threads"])
@@ -147,7 +149,8 @@ class ChunkScorer:
             lambda row, error: rejection_of(chunk, _failed_row(int(numbers[row]), *error)),
             watch_start=chunk.number == 0 and batch.row_start == 0,
         )
-        outcome = Predictor(self.model, self.predicted_schema, guard).predict(features, run.splits.get(batch.number))
+        predictor = Predictor(self.model, self.predicted_schema, guard, self.after_call)
+        outcome = predictor.predict(features, run.splits.get(batch.number))
         bad += [_failed_row(int(numbers[row]), *error) for row, error in outcome.errors.items()]
         if outcome.errors or len(outcome.good) != len(numbers):
             kept = kept.take(pa.array(outcome.good))
@@ -452,6 +455,20 @@ def _probe(scorer: ChunkScorer, batches: Iterator[Batch], rows: tuple[int, int],
         return
 
 
+class _Pulse:
+    """Says now and then that the model still answers: a batch can take many calls until it is through."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._said = time.monotonic()
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if now - self._said >= TELL_SECONDS:
+            self._said = now
+            self._send({"op": "alive"})
+
+
 class _Service:
     """What a scorer does for one job after the other, the model staying where it can."""
 
@@ -467,7 +484,7 @@ class _Service:
         if job.get("gpus") is not None:
             # Libraries read it when they first look for a GPU, which is when the model is loaded.
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(job["gpus"])
-        self.scorer = ChunkScorer(job, self.keeper, self.meter)
+        self.scorer = ChunkScorer(job, self.keeper, self.meter, _Pulse(self.send))
         self.pipeline = Pipeline(self.scorer, self.send)
         self.pipeline.start()
         self.send({"op": "ready"})
