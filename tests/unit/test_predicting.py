@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tidemill.domain.errors import ModelUnusable, TooManyRejected
 from tidemill.domain.receipt import Rejection
 from tidemill.domain.signature import ModelInfo
+from tidemill.engine.chunkscorer import _Guard
 from tidemill.engine.predicting import Errors, Outcome, Predictor, features_of
-from tidemill.engine.scorer import _Guard
 from tidemill.ports.flavor import Model, Predicted
 from tidemill.sources.csv import CsvSource
 
