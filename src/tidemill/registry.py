@@ -93,6 +93,8 @@ flavors: Registry[Flavor] = Registry(
     "flavors",
     {
         "lightgbm": "tidemill.flavors.lightgbm:LightGBMFlavor",
+        "xgboost": "tidemill.flavors.xgboost:XGBoostFlavor",
+        "catboost": "tidemill.flavors.catboost:CatBoostFlavor",
         "python": "tidemill.flavors.python:PythonFlavor",
         "sklearn": "tidemill.flavors.sklearn:SklearnFlavor",
         "onnx": "tidemill.flavors.onnx:OnnxFlavor",

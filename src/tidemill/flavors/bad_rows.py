@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pyarrow as pa
 
-from tidemill.flavors.decision import Rule, no_rows
+from tidemill.flavors.decision import AnyRule, no_rows
 from tidemill.flavors.matrix import Array, to_arrow, values
 from tidemill.ports.flavor import Predicted
 
@@ -18,7 +18,7 @@ def is_null(column: pa.Array) -> Array:
 
 
 def predicted_without(
-    batch: pa.RecordBatch, bad: Mapping[int, str], rule: Rule, predict: Callable[[pa.RecordBatch], pa.RecordBatch]
+    batch: pa.RecordBatch, bad: Mapping[int, str], rule: AnyRule, predict: Callable[[pa.RecordBatch], pa.RecordBatch]
 ) -> Predicted:
     """Predict the good rows together, as if the bad ones (position -> message) had never been in the batch."""
     rows = batch.num_rows
