@@ -98,6 +98,8 @@ flavors: Registry[Flavor] = Registry(
         "python": "tidemill.flavors.python:PythonFlavor",
         "sklearn": "tidemill.flavors.sklearn:SklearnFlavor",
         "onnx": "tidemill.flavors.onnx:OnnxFlavor",
+        "torch": "tidemill.flavors.torch:TorchFlavor",
+        "transformers": "tidemill.flavors.transformers:TransformersFlavor",
         "pickle": "tidemill.flavors.sklearn:PickleFlavor",
     },
 )

@@ -26,6 +26,8 @@ NATIVE = (
     "scipy",
     "onnxruntime",
     "skops",
+    "torch",
+    "transformers",
 )
 """Libraries that parse data or hold models: they crash on bad bytes, so they live in children."""
 

@@ -247,12 +247,6 @@ Rule = ClassRule | ValueRule
 AnyRule = Rule | LabelsRule
 
 
-def no_rows(rule: AnyRule) -> pa.RecordBatch:
-    """The columns that a rule writes, without rows."""
-    schema = pa.schema([pa.field(each.name, pa.type_for_alias(each.type)) for each in rule.outputs])
-    return pa.RecordBatch.from_arrays([pa.nulls(0, kind) for kind in schema.types], schema=schema)
-
-
 def label_of(value: Any) -> Label:
     """A class label as plain Python. Raises ModelUnusable for a type that cannot be written."""
     plain = value.item() if isinstance(value, np.generic) else value

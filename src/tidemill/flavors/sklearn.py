@@ -46,7 +46,8 @@ class SklearnFlavor(Flavor):
         try:
             with ZipFile(path) as archive:
                 return "schema.json" in archive.namelist()
-        except (BadZipFile, OSError):
+        except (BadZipFile, OSError, ValueError, NotImplementedError):
+            # The last two: the name of a member is no text, or the version is none that there is.
             return False
 
     def load(self, path: str, options: Mapping[str, Any]) -> Model:

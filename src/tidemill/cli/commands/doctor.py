@@ -26,6 +26,8 @@ LIBRARIES = (
     "scikit-learn",
     "skops",
     "onnxruntime",
+    "torch",
+    "transformers",
     "pandas",
 )
 
