@@ -74,6 +74,8 @@ sources: Registry[Source] = Registry(
         "parquet": "tidemill.sources.parquet:ParquetSource",
         "csv": "tidemill.sources.csv:CsvSource",
         "jsonl": "tidemill.sources.jsonl:JsonlSource",
+        "arrow": "tidemill.sources.arrow:ArrowSource",
+        "orc": "tidemill.sources.orc:OrcSource",
     },
 )
 

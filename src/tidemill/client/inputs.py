@@ -21,6 +21,8 @@ SUFFIXES = {
     "parquet": (".parquet", ".pq"),
     "csv": (".csv", ".tsv"),
     "jsonl": (".jsonl", ".ndjson"),
+    "arrow": (".arrow", ".feather", ".arrows", ".ipc"),
+    "orc": (".orc",),
 }
 """Endings of the files that count in a folder, as the service lists them."""
 COMPRESSIONS = (".gz", ".zst")

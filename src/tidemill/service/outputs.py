@@ -11,7 +11,14 @@ from tidemill.domain.errors import Damaged, InvalidSpec, NotFound
 from tidemill.service.context import Context
 from tidemill.wire.spec import InputSpec, JobSpec, OutputSpec
 
-FILE_ENDINGS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".arrow": "arrow"}
+FILE_ENDINGS = {
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
 
