@@ -76,6 +76,7 @@ sources: Registry[Source] = Registry(
         "jsonl": "tidemill.sources.jsonl:JsonlSource",
         "arrow": "tidemill.sources.arrow:ArrowSource",
         "orc": "tidemill.sources.orc:OrcSource",
+        "avro": "tidemill.sources.avro:AvroSource",
     },
 )
 

@@ -54,7 +54,8 @@ def _words(
         str | None, typer.Option(help="Types of text columns. COL=TYPE,COL=TYPE", metavar="TYPES")
     ] = None,
     input_format: Annotated[
-        str | None, typer.Option(help="parquet, csv, jsonl, arrow, orc; by default seen from the content.")
+        str | None,
+        typer.Option(help="parquet, csv, jsonl, arrow, orc, avro, excel; by default told by content."),
     ] = None,
     input_option: Annotated[
         list[str] | None, typer.Option(help="Of the input format, e.g. delimiter=;", metavar="K=V")

@@ -23,6 +23,7 @@ SUFFIXES = {
     "jsonl": (".jsonl", ".ndjson"),
     "arrow": (".arrow", ".feather", ".arrows", ".ipc"),
     "orc": (".orc",),
+    "avro": (".avro",),
 }
 """Endings of the files that count in a folder, as the service lists them."""
 COMPRESSIONS = (".gz", ".zst")
