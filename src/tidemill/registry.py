@@ -77,6 +77,7 @@ sources: Registry[Source] = Registry(
         "arrow": "tidemill.sources.arrow:ArrowSource",
         "orc": "tidemill.sources.orc:OrcSource",
         "avro": "tidemill.sources.avro:AvroSource",
+        "excel": "tidemill.sources.excel:ExcelSource",
     },
 )
 

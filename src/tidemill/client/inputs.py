@@ -24,6 +24,7 @@ SUFFIXES = {
     "arrow": (".arrow", ".feather", ".arrows", ".ipc"),
     "orc": (".orc",),
     "avro": (".avro",),
+    "excel": (".xlsx", ".xls", ".xlsb", ".xlsm", ".ods"),
 }
 """Endings of the files that count in a folder, as the service lists them."""
 COMPRESSIONS = (".gz", ".zst")

@@ -115,7 +115,7 @@ class _Sample:
         )
         if not self.rows:
             return {"rows": [], "rejected": 0, "rejections": [], "seconds_per_row": 0.0}
-        cast_text = None if self.source.typed else self.source.cast_text
+        cast_text = self.source.cast_text if self.source.casts_text else None
         batch = next(read_batches(self.source, self.chunk, plan, self.columns.read))
         inputs = tuple((field.name, field.type) for field in self.columns.inputs)
         predicted_schema = pa.schema(list(self.columns.predictions)[len(plan.kept) :])

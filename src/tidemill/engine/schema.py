@@ -37,6 +37,7 @@ class InputSchema:
     def __init__(self, info: ModelInfo, spec: JobSpec, source: Source | type[Source]) -> None:
         self.info, self.spec = info, spec
         self.typed, self.fixed_columns = source.typed, source.fixed_columns
+        self.casts_text, self.mixes = source.casts_text, source.mixes
         self.decoded_bytes = 0
         self.files = 0
         self._seen: pa.Schema | None = None
@@ -96,7 +97,7 @@ class InputSchema:
             return before
         if not self.typed:
             return type_of(Source.merge_types(str(before), str(here)))
-        merged = _widened(before, here)
+        merged = _widened(before, here) or (_mixed(before, here) if self.mixes else None)
         if merged is None:
             self._retyped.setdefault(name, f"{before} in earlier files but {here} in {file.path}")
             return before
@@ -161,7 +162,7 @@ class InputSchema:
             found = self._fields.get(field.name)
             if found is None or field.type == "any":
                 continue
-            if not can_cast(found, type_of(field.type), text=not self.typed):
+            if not can_cast(found, type_of(field.type), text=self.casts_text):
                 problems.append(f"Column {field.name!r} is {found} but the model wants {field.type}.")
         return problems
 
@@ -256,6 +257,14 @@ def _widened(first: pa.DataType, second: pa.DataType) -> pa.DataType | None:
         return first if first.bit_width >= second.bit_width else second
     texts = {pa.string(), pa.large_string()}
     return pa.large_string() if {first, second} == texts else None
+
+
+def _mixed(first: pa.DataType, second: pa.DataType) -> pa.DataType:
+    """A type that holds both where the values decided: numbers, moments, or text as Arrow writes it."""
+    for narrow, wide in ((pa.int64(), pa.float64()), (pa.date32(), pa.timestamp("us"))):
+        if {first, second} == {narrow, wide}:
+            return wide
+    return pa.string()
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -112,7 +112,7 @@ class ChunkScorer:
         self.inputs = tuple((field.name, field.type) for field in self.plan.model.inputs)
         self.reader = planfile.PlanReader(self.staging)
         source = self.source()
-        self.cast_text = None if source.typed else source.cast_text
+        self.cast_text = source.cast_text if source.casts_text else None
 
     def source(self) -> Source:
         """A fresh source; sources are not shared between threads."""

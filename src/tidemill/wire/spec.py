@@ -24,7 +24,7 @@ from tidemill.domain.errors import InvalidSpec
 
 Mode = Literal["error", "overwrite", "append"]
 OutputFormat = Literal["auto", "parquet", "csv", "jsonl", "arrow"]
-InputFormat = Literal["auto", "parquet", "csv", "jsonl", "arrow", "orc", "avro"]
+InputFormat = Literal["auto", "parquet", "csv", "jsonl", "arrow", "orc", "avro", "excel"]
 
 
 _STRINGS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
