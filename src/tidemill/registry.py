@@ -116,4 +116,9 @@ def detect_format() -> Callable[[InputFile], str]:
     return lambda file: str(detect(file, [sources.get(name) for name in sources.names()]))
 
 
+def open_source() -> Callable[..., Source]:
+    """The function that opens a source: (name, options, spool, types of partitions once they are settled)."""
+    return cast("Callable[..., Source]", import_module("tidemill.sources.partitioned").open_source)
+
+
 executors: Registry[Executor] = Registry("executors", {"local": "tidemill.executors.local:LocalExecutor"})

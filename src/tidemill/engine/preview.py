@@ -46,7 +46,7 @@ def preview(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     if first is None:
         raise NotFound("The input has no files.", remedy="Check the path; names that begin with . or _ are left out.")
     name = spec.input.format if spec.input.format != "auto" else registry.detect_format()(first)
-    source = registry.sources.get(name)(spec.input.options, Path(request["spool"]))
+    source = registry.open_source()(name, spec.input.options, Path(request["spool"]))
     schema = InputSchema(model.info, spec, source)
     facts = source.examine(first, infer=schema.needs_inference)
     schema.add(first, facts)

@@ -38,6 +38,7 @@ class InputSchema:
         self.info, self.spec = info, spec
         self.typed, self.fixed_columns = source.typed, source.fixed_columns
         self.casts_text, self.mixes = source.casts_text, source.mixes
+        self._source = source
         self.decoded_bytes = 0
         self.files = 0
         self._seen: pa.Schema | None = None
@@ -109,6 +110,9 @@ class InputSchema:
             raise SchemaMismatch(
                 "The input is empty: it has no rows and no columns.", remedy="Score files that hold rows."
             )
+        # What they are is known only now that every file was seen.
+        partitions = self._source.partitions
+        self._fields |= {name: type_of(kind) for name, kind in partitions.items() if name in self._fields}
         features = self._features()
         inputs = tuple(self._settled(field) for field in features)
         problems = [*self._missing(features), *self._mistyped(inputs)]
@@ -205,7 +209,7 @@ class InputSchema:
                 )
 
     def _read_type(self, name: str, source_types: dict[str, str]) -> pa.DataType:
-        if self.typed:
+        if self.typed or (name in self._source.partitions and name not in source_types):
             return self._fields[name]
         return type_of(source_types[name]) if name in source_types else pa.string()
 
@@ -215,7 +219,8 @@ class InputSchema:
         named = {name: str(self._named_type(name, kind)) for name, kind in self.spec.schema_.items()}
         if self.typed:
             return {}
-        only_features = {f.name: f.type for f in inputs if f.name not in kept and f.type not in ("any", "string")}
+        left_out = kept | set(self._source.partitions)
+        only_features = {f.name: f.type for f in inputs if f.name not in left_out and f.type not in ("any", "string")}
         return {**only_features, **named}
 
     def _named_type(self, column: str, name: str) -> pa.DataType:

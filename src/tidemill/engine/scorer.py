@@ -116,7 +116,8 @@ class ChunkScorer:
 
     def source(self) -> Source:
         """A fresh source; sources are not shared between threads."""
-        return registry.sources.get(self.plan.source)(self.plan.source_options, self.staging / "spool")
+        plan = self.plan
+        return registry.open_source()(plan.source, plan.source_options, self.staging / "spool", plan.partitions)
 
     def output(self, run: ChunkRun, chunk: Chunk) -> ChunkOutput:
         """Start to write an attempt."""

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tidemill.domain.plan import Block, InputFile, Segment
@@ -72,6 +73,10 @@ class Source(ABC):
     together, and any other mixture makes text."""
     fixed_columns: ClassVar[bool] = True
     """Whether a file has its columns in every row. If not, one without a column gives nulls for it."""
+
+    partitions: Mapping[str, str] = MappingProxyType({})
+    """Columns that come from the names of folders, with their types, as far as files were examined: the facts of a
+    file have them as string."""
 
     def __init__(self, options: Mapping[str, Any] | None = None, spool: Path | None = None) -> None:
         """`spool` is a folder where `examine` may leave what `read` needs (decompressed text)."""

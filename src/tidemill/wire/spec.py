@@ -59,12 +59,12 @@ class InputSpec(_Words):
         Field(min_length=1),
         WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
     ]
-    """Files, folders or glob patterns. Of a service, also `upload:ID`."""
+    """Files, folders, glob patterns, `@FILE` for the paths on its lines. Of a service, also `upload:ID`."""
     rejected_of: str | None = None
     """A finished job's id: only the rows of this input that it rejected."""
     format: InputFormat = "auto"
     options: dict[str, Any] = {}
-    """Of the format: CSV `delimiter`, `quote`, `encoding`, `header`, `null_values`."""
+    """Of the format: CSV `delimiter`, `quote`, `encoding`, `header`, `null_values`; Excel `sheet`; of all `partitions`."""
 
 
 class OutputSpec(_Words):
