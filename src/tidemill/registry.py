@@ -88,6 +88,7 @@ encoders: Registry[Encoder] = Registry(
         "csv": "tidemill.encoders.csv:CsvEncoder",
         "jsonl": "tidemill.encoders.jsonl:JsonLinesEncoder",
         "arrow": "tidemill.encoders.arrow:ArrowEncoder",
+        "orc": "tidemill.encoders.orc:OrcEncoder",
     },
 )
 

@@ -27,7 +27,7 @@ Model = Annotated[
     str,
     typer.Argument(help="Model file, folder, [i]module:Class[/] or [i]name@alias[/]; or a job spec (.yaml, .json)."),
 ]
-Inputs = Annotated[list[str] | None, typer.Argument(help="Files, folders or glob patterns to score.")]
+Inputs = Annotated[list[str] | None, typer.Argument(help="Files, folders, patterns, @LIST or - for standard input.")]
 
 
 def _words(

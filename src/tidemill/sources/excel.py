@@ -160,16 +160,17 @@ class ExcelSource(BlockSource):
                 # By a path it would go by the ending of the name.
                 book = python_calamine.load_workbook(raw)
             return book.get_sheet_by_name(self._sheet_name(file, book))
-        except python_calamine.PasswordError as exc:
-            raise InputUnreadable(
-                f"{file.path} is protected by a password.", remedy="Save it without one; there is none for it here."
-            ) from exc
         except InvalidSpec:
             raise
         except BaseException as exc:
             if not isinstance(exc, Exception) and not _is_panic(exc):
                 raise
             check_pinned(file)
+            if _is_encrypted(file):
+                raise InputUnreadable(
+                    f"{file.path} is protected by a password.",
+                    remedy="Save it without one; there is none for it here.",
+                ) from exc
             raise InputUnreadable(f"{file.path} is not a whole workbook: {exc}.", remedy=COPY_AGAIN) from exc
 
     def _sheet_name(self, file: InputFile, book: CalamineWorkbook) -> str:
@@ -191,6 +192,13 @@ class ExcelSource(BlockSource):
 def _is_panic(exc: BaseException) -> bool:
     """Whether the library's native code met what it did not expect: no Exception, but no reason to end either."""
     return type(exc).__module__ == "pyo3_runtime"
+
+
+def _is_encrypted(file: InputFile) -> bool:
+    """Whether Excel put a workbook with a password into a compound file: the library only sees that it is none."""
+    with readable(file), open(file.path, "rb") as raw:
+        data = raw.read()
+    return data.startswith(OLE_MAGIC) and "EncryptedPackage".encode("utf-16-le") in data
 
 
 class _Rows:

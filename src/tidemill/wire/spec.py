@@ -23,7 +23,7 @@ from pydantic import (
 from tidemill.domain.errors import InvalidSpec
 
 Mode = Literal["error", "overwrite", "append"]
-OutputFormat = Literal["auto", "parquet", "csv", "jsonl", "arrow"]
+OutputFormat = Literal["auto", "parquet", "csv", "jsonl", "arrow", "orc"]
 InputFormat = Literal["auto", "parquet", "csv", "jsonl", "arrow", "orc", "avro", "excel"]
 
 
@@ -64,14 +64,14 @@ class InputSpec(_Words):
     """A finished job's id: only the rows of this input that it rejected."""
     format: InputFormat = "auto"
     options: dict[str, Any] = {}
-    """Of the format: CSV `delimiter`, `quote`, `encoding`, `header`, `null_values`; Excel `sheet`; of all `partitions`."""
+    """Of the format: see the page of formats. Of all: `partitions`, whether folder names are columns."""
 
 
 class OutputSpec(_Words):
     """Where predictions go."""
 
     path: str
-    """A folder, or one file if it ends in .parquet, .csv, .jsonl or .arrow (with .gz or .zst for text)."""
+    """A folder, or one file if it ends in .parquet, .csv, .jsonl, .arrow or .orc (with .gz or .zst for text)."""
     format: OutputFormat = "auto"
     mode: Mode = "error"
     options: dict[str, Any] = {}
