@@ -94,6 +94,15 @@ def test_every_format(terminal: Terminal, model: Path, name: str) -> None:
     assert len(list((terminal.work / "out").iterdir())) == 3
 
 
+@pytest.mark.parametrize("name", ["in.feather", "in.orc", "in.avro", "in.xlsx"])
+def test_a_file_that_was_cut_off_is_named(terminal: Terminal, name: str) -> None:
+    path = terminal.folder / name
+    WRITE[name][0](path, table())
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    terminal.run("wild:OnlyX", path, "-o", "out").stopped(1, str(path), "not a whole", "again")
+    terminal.nothing_left()
+
+
 def test_text_in_a_column_of_numbers_of_a_workbook_rejects_its_row(terminal: Terminal, model: Path) -> None:
     data = table(5).set_column(1, "x", pa.array(["0.5", "many", "1.5", None, "n/a"]))
     book = openpyxl.Workbook()

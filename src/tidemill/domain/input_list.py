@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 
 from tidemill.domain.errors import NotFound
 
 LIST_MARK = "@"
+_ELSEWHERE = re.compile(r"\w+://|server:|upload:")
 
 
 def listed_paths(lines: Iterable[bytes], path: str) -> Iterator[str]:
@@ -20,6 +22,7 @@ def listed_paths(lines: Iterable[bytes], path: str) -> Iterator[str]:
         name = os.fsdecode(line.strip())
         if name and not name.startswith("#"):
             found = True
-            yield name if "://" in name else os.path.join(os.path.dirname(path), os.path.expanduser(name))
+            is_place = _ELSEWHERE.match(name) is None
+            yield os.path.join(os.path.dirname(path), os.path.expanduser(name)) if is_place else name
     if not found:
         raise NotFound(f"The list {path} names no files.", remedy="Write one path on each of its lines.")
