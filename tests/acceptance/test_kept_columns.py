@@ -69,10 +69,10 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_folders_and_files_of_typed_formats(terminal: Terminal, typed: Path) -> None:
     want = pq.read_table(typed).drop_columns("x")
-    for output in ("a", "b.parquet", "c.arrow"):
+    for output in ("a", "b.parquet", "c.arrow", "d.feather"):
         terminal.run("wild:OnlyX", typed, "-o", output, "--keep", "auto").done()
         place = terminal.work / output
-        found = pa.ipc.open_file(place).read_all() if output.endswith("arrow") else pq.read_table(place)
+        found = pa.ipc.open_file(place).read_all() if output[0] in "cd" else pq.read_table(place)
         if output == "c.arrow":
             want = want.set_column(want.schema.get_field_index("label"), "label", want["label"].cast(pa.string()))
         assert found.drop_columns("prediction").equals(want), output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import sys
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from pathlib import Path
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from tests.contract.damage import outcomes
-from tidemill.domain.errors import InputUnreadable
+from tidemill.domain.errors import InputUnreadable, MissingExtra
 from tidemill.sources.avro import AvroSource
 from tidemill.testing.source import ReadBack, SourceContract, collect, pin, segment
 
@@ -226,6 +227,14 @@ def test_what_arrow_cannot_hold_is_refused(schema: Any, reason: str, tmp_path: P
     with pytest.raises(InputUnreadable, match=rf"(?s)a\.avro.*{reason}") as caught:
         AvroSource().examine(pin(write(tmp_path / "a.avro", schema, [])))
     assert caught.value.remedy
+
+
+def test_without_the_library_the_install_line_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.avro", schema_of(n="long"), [])
+    monkeypatch.setitem(sys.modules, "fastavro", None)
+    with pytest.raises(MissingExtra, match="'fastavro'") as caught:
+        AvroSource().examine(pin(path))
+    assert "tidemill[avro]" in str(caught.value.remedy)
 
 
 def test_an_unknown_compression_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import zipfile
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from tests.contract.workbooks import Cell, compound, write_ods, write_xls
-from tidemill.domain.errors import InputUnreadable, InvalidSpec
+from tidemill.domain.errors import InputUnreadable, InvalidSpec, MissingExtra
 from tidemill.sources.excel import ExcelSource
 from tidemill.testing.source import ReadBack, SourceContract, collect, pin, segment
 
@@ -166,6 +167,14 @@ def test_sheets_go_by_name_or_number(sheet: Any, value: int, tmp_path: Path) -> 
 def test_options_that_make_no_sense_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(InvalidSpec):
         ExcelSource(bad)
+
+
+def test_without_the_library_the_install_line_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_xlsx(tmp_path / "a.xlsx", ROWS)
+    monkeypatch.setitem(sys.modules, "python_calamine", None)
+    with pytest.raises(MissingExtra, match="'python_calamine'") as caught:
+        read(path, tmp_path)
+    assert "tidemill[excel]" in str(caught.value.remedy)
 
 
 def test_an_empty_sheet_has_no_columns(tmp_path: Path) -> None:
