@@ -94,11 +94,12 @@ class ChunkScorer:
         self.inputs = tuple((field.name, field.type) for field in self.plan.model.inputs)
         self.reader = planfile.PlanReader(self.staging)
         source = self.source()
-        self.cast_text = None if source.typed else source.cast_text
+        self.cast_text = source.cast_text if source.casts_text else None
 
     def source(self) -> Source:
         """A fresh source; sources are not shared between threads."""
-        return registry.sources.get(self.plan.source)(self.plan.source_options, self.staging / "spool")
+        plan = self.plan
+        return registry.open_source()(plan.source, plan.source_options, self.staging / "spool", plan.partitions)
 
     def output(self, run: ChunkRun, chunk: Chunk) -> ChunkOutput:
         """Start to write an attempt."""

@@ -37,6 +37,8 @@ class InputSchema:
     def __init__(self, info: ModelInfo, spec: JobSpec, source: Source | type[Source]) -> None:
         self.info, self.spec = info, spec
         self.typed, self.fixed_columns = source.typed, source.fixed_columns
+        self.casts_text, self.mixes = source.casts_text, source.mixes
+        self._source = source
         self.decoded_bytes = 0
         self.files = 0
         self._seen: pa.Schema | None = None
@@ -96,7 +98,7 @@ class InputSchema:
             return before
         if not self.typed:
             return type_of(Source.merge_types(str(before), str(here)))
-        merged = _widened(before, here)
+        merged = _widened(before, here) or (_mixed(before, here) if self.mixes else None)
         if merged is None:
             self._retyped.setdefault(name, f"{before} in earlier files but {here} in {file.path}")
             return before
@@ -108,6 +110,9 @@ class InputSchema:
             raise SchemaMismatch(
                 "The input is empty: it has no rows and no columns.", remedy="Score files that hold rows."
             )
+        # What they are is known only now that every file was seen.
+        partitions = self._source.partitions
+        self._fields |= {name: type_of(kind) for name, kind in partitions.items() if name in self._fields}
         features = self._features()
         inputs = tuple(self._settled(field) for field in features)
         problems = [*self._missing(features), *self._mistyped(inputs)]
@@ -174,7 +179,7 @@ class InputSchema:
             found = self._fields.get(field.name)
             if found is None or field.type == "any":
                 continue
-            if not can_cast(found, type_of(field.type), text=not self.typed):
+            if not can_cast(found, type_of(field.type), text=self.casts_text):
                 problems.append(f"Column {field.name!r} is {found} but the model wants {field.type}.")
         return problems
 
@@ -217,7 +222,7 @@ class InputSchema:
                 )
 
     def _read_type(self, name: str, source_types: dict[str, str]) -> pa.DataType:
-        if self.typed:
+        if self.typed or (name in self._source.partitions and name not in source_types):
             return self._fields[name]
         return type_of(source_types[name]) if name in source_types else pa.string()
 
@@ -227,7 +232,8 @@ class InputSchema:
         named = {name: str(self._named_type(name, kind)) for name, kind in self.spec.schema_.items()}
         if self.typed:
             return {}
-        only_features = {f.name: f.type for f in inputs if f.name not in kept and f.type not in ("any", "string")}
+        left_out = kept | set(self._source.partitions)
+        only_features = {f.name: f.type for f in inputs if f.name not in left_out and f.type not in ("any", "string")}
         return {**only_features, **named}
 
     def _named_type(self, column: str, name: str) -> pa.DataType:
@@ -269,6 +275,14 @@ def _widened(first: pa.DataType, second: pa.DataType) -> pa.DataType | None:
         return first if first.bit_width >= second.bit_width else second
     texts = {pa.string(), pa.large_string()}
     return pa.large_string() if {first, second} == texts else None
+
+
+def _mixed(first: pa.DataType, second: pa.DataType) -> pa.DataType:
+    """A type that holds both where the values decided: numbers, moments, or text as Arrow writes it."""
+    for narrow, wide in ((pa.int64(), pa.float64()), (pa.date32(), pa.timestamp("us"))):
+        if {first, second} == {narrow, wide}:
+            return wide
+    return pa.string()
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -38,6 +38,7 @@ class Places:
     models: Path
     results: Path
     uploads: Path
+    stdin: Path
     logs: Path
     environments: Path
 
