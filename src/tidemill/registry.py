@@ -93,9 +93,13 @@ flavors: Registry[Flavor] = Registry(
     "flavors",
     {
         "lightgbm": "tidemill.flavors.lightgbm:LightGBMFlavor",
+        "xgboost": "tidemill.flavors.xgboost:XGBoostFlavor",
+        "catboost": "tidemill.flavors.catboost:CatBoostFlavor",
         "python": "tidemill.flavors.python:PythonFlavor",
         "sklearn": "tidemill.flavors.sklearn:SklearnFlavor",
         "onnx": "tidemill.flavors.onnx:OnnxFlavor",
+        "torch": "tidemill.flavors.torch:TorchFlavor",
+        "transformers": "tidemill.flavors.transformers:TransformersFlavor",
         "pickle": "tidemill.flavors.sklearn:PickleFlavor",
         "mlflow_native": "tidemill.flavors.mlflow_native:MlflowNativeFlavor",
         "mlflow": "tidemill.flavors.mlflow:MlflowFlavor",

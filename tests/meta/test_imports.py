@@ -13,7 +13,22 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "tidemill"
 
-NATIVE = ("pyarrow", "numpy", "pandas", "polars", "duckdb", "lightgbm", "sklearn", "scipy", "onnxruntime", "skops")
+NATIVE = (
+    "pyarrow",
+    "numpy",
+    "pandas",
+    "polars",
+    "duckdb",
+    "lightgbm",
+    "xgboost",
+    "catboost",
+    "sklearn",
+    "scipy",
+    "onnxruntime",
+    "skops",
+    "torch",
+    "transformers",
+)
 """Libraries that parse data or hold models: they crash on bad bytes, so they live in children."""
 
 HEAVY = (*NATIVE, "pydantic", "sqlalchemy", "typer", "rich", "yaml", "importlib.metadata")

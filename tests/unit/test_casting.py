@@ -29,6 +29,9 @@ from tidemill.sources.csv import CsvSource
         pa.timestamp("ms", "Europe/Berlin"),
         pa.decimal128(12, 3),
         pa.decimal256(50, 3),
+        pa.list_(pa.string()),
+        pa.list_(pa.float32(), 384),
+        pa.list_(pa.list_(pa.int8(), 2)),
     ],
 )
 def test_a_type_is_found_by_the_name_that_it_prints(kind: pa.DataType) -> None:
@@ -36,7 +39,15 @@ def test_a_type_is_found_by_the_name_that_it_prints(kind: pa.DataType) -> None:
 
 
 def test_unknown_names() -> None:
-    for name in ("number", "timestamp[h]", "decimal", "list<int64>", ""):
+    for name in (
+        "number",
+        "timestamp[h]",
+        "decimal",
+        "list<int64>",
+        "list<item: int8>[2]",
+        "fixed_size_list<item: int8>",
+        "",
+    ):
         with pytest.raises(ValueError):
             type_of(name)
 

@@ -20,8 +20,8 @@ from tidemill.cli.commands.jobs import changes_of
 from tidemill.cli.commands.results import _form_of, is_path
 from tidemill.cli.main import COMMANDS, app
 from tidemill.cli.remote import RemoteBackend
-from tidemill.cli.words import takes_spec
-from tidemill.domain.errors import InvalidSpec
+from tidemill.cli.words import build_spec, takes_spec
+from tidemill.domain.errors import InvalidSpec, NotFound
 from tidemill.stores.sql.store import open_store
 from tidemill.testing.store import new_job, new_pin
 from tidemill.wire.spec import JobSpec
@@ -127,6 +127,24 @@ def test_words_of_a_spec() -> None:
         spec_of("m@1", "a.csv", "--label", "oops")
     with pytest.raises(InvalidSpec, match="nothing to score"):
         spec_of("m@1")
+
+
+def test_json_is_a_spec_or_a_model_by_its_first_word(tmp_path: Path) -> None:
+    flags = {"input": {"path": ["rows.csv"]}}
+    path = tmp_path / "model.json"
+    for text in ('{"learner": {"attributes": {}}}', '{ "version" : [3, 2, 0], "learner": {}}'):
+        path.write_text(text)
+        assert build_spec(str(path), flags).model == str(path)
+    for text in ('\n{"model": "m.txt", "keep": "none"}', '{"schema": {"a": "string"}, "model": "m.txt"}'):
+        path.write_text(text)
+        assert build_spec(str(path), flags).model == "m.txt"
+    path.write_text('{"modell": 1, "keep": "none"}')
+    assert build_spec(str(path), flags).model == str(path)
+    path.write_text('["model"]')
+    with pytest.raises(InvalidSpec, match="is not a job spec"):
+        build_spec(str(path), flags)
+    with pytest.raises(NotFound, match="There is no job spec"):
+        build_spec(str(tmp_path / "nowhere.json"), flags)
 
 
 def test_changes_of_a_clone() -> None:

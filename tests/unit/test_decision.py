@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from tidemill.domain.errors import InvalidSpec, ModelUnusable
-from tidemill.flavors.decision import ClassRule, ValueRule, positive_probabilities
+from tidemill.flavors.decision import ClassRule, LabelsRule, ValueRule, positive_probabilities
 from tidemill.flavors.options import PredictOptions
 
 P = np.array([[0.9, 0.1], [0.5, 0.5], [0.4, 0.6], [0.6, 0.4]])
@@ -166,3 +166,23 @@ def test_options_may_be_nested_and_unknown_ones_are_told() -> None:
     assert options == PredictOptions(threshold=0.3, features=("a", "b"), threads=2, extra={"own": 1})
     with pytest.raises(InvalidSpec, match="no option called own"):
         options.refuse_extra("lightgbm")
+
+
+def test_several_questions_have_a_decision_and_a_probability_each() -> None:
+    rule = LabelsRule.of(2, PredictOptions())
+    assert rule.columns(P).to_pydict() == {
+        "prediction_0": [1, 0, 0, 1],
+        "probability_0": [0.9, 0.5, 0.4, 0.6],
+        "prediction_1": [0, 0, 1, 0],
+        "probability_1": [0.1, 0.5, 0.6, 0.4],
+    }
+    assert [(each.name, each.type) for each in rule.outputs][:2] == [
+        ("prediction_0", "int64"),
+        ("probability_0", "double"),
+    ]
+    named = LabelsRule.of(2, PredictOptions(classes=("hot", "cold"), threshold=0.5))
+    assert named.columns(P).column("prediction_hot").to_pylist() == [1, 1, 0, 1]
+    with pytest.raises(InvalidSpec, match="names 1 classes but the model has 2"):
+        LabelsRule.of(2, PredictOptions(classes=("hot",)))
+    with pytest.raises(ValueError, match="not 2 a row"):
+        rule.columns(P[:, :1])

@@ -27,9 +27,10 @@ def resolve(
     inputs: tuple[Field, ...] = (X,),
     typed: bool = True,
     loose: bool = False,
+    takes_text: bool = False,
     **spec: Any,
 ) -> Columns:
-    info = ModelInfo(flavor="python", inputs=inputs, outputs=OUT, takes_all=not inputs)
+    info = ModelInfo(flavor="python", inputs=inputs, outputs=OUT, takes_all=not inputs, takes_text=takes_text)
     words = JobSpec.model_validate({"model": "m", "input": {"path": "in"}, **spec})
     collected = InputSchema(info, words, ParquetSource if typed else JsonlSource if loose else CsvSource)
     for number, fields in enumerate(schemas):
@@ -137,6 +138,17 @@ def test_a_model_that_takes_all() -> None:
     fields = {"id": pa.int64(), "a": pa.float64(), "b": pa.float64()}
     assert [f.name for f in resolve(fields, inputs=(), id=["id"]).inputs] == ["a", "b"]
     assert [f.name for f in resolve(fields, inputs=(), features=["b"]).inputs] == ["b"]
+
+
+def test_a_model_that_takes_the_only_column_of_text() -> None:
+    fields = {"id": pa.string(), "n": pa.int64(), "review": pa.dictionary(pa.int32(), pa.string())}
+    found = resolve(fields, inputs=(), takes_text=True, id=["id"])
+    assert found.inputs == (Field(name="review", type="string"),)
+    assert found.kept.names == ["id", "n"]
+    found = resolve(fields, inputs=(Field(name="id", type="string"),), takes_text=False, features=["id"])
+    assert [field.name for field in found.inputs] == ["id"]
+    assert "has several: id, review" in refusal(fields, inputs=(), takes_text=True)
+    assert "has none" in refusal({"n": pa.int64(), "v": pa.list_(pa.string())}, inputs=(), takes_text=True)
 
 
 def test_too_many_columns_to_keep_must_be_named() -> None:

@@ -22,6 +22,7 @@ OUTER_COMMA = r",(?![^()\[\]]*[)\]])"
 """One that does not stand inside the brackets of a type."""
 
 SPEC_ENDINGS = (".yaml", ".yml", ".json")
+_FIRST_WORD = re.compile(rb'\s*\{\s*"(\w+)"\s*:', re.ASCII)
 
 Model = Annotated[
     str,
@@ -125,7 +126,7 @@ def takes_spec(command: Callable[..., None]) -> Callable[..., None]:
 def build_spec(model: str, flags: Mapping[str, Any]) -> JobSpec:
     """The spec from a file and flags (flags win), or from flags alone. Raises InvalidSpec, NotFound."""
     words: dict[str, Any] = {"model": model}
-    if model.endswith(SPEC_ENDINGS):
+    if _is_spec(model):
         words = _read_spec(Path(model))
     _overlay(words, flags)
     if not words.get("input"):
@@ -136,6 +137,19 @@ def build_spec(model: str, flags: Mapping[str, Any]) -> JobSpec:
         return JobSpec.model_validate(words)
     except ValidationError as exc:
         raise invalid_words(exc) from exc
+
+
+def _is_spec(model: str) -> bool:
+    """Whether the first argument is a job spec. Models are JSON too (XGBoost's): the first word tells."""
+    if not model.endswith(".json"):
+        return model.endswith(SPEC_ENDINGS)
+    try:
+        with open(model, "rb") as file:
+            first = _FIRST_WORD.match(file.read(4096))
+    except OSError:
+        return True
+    words = {field.alias or name for name, field in JobSpec.model_fields.items()}
+    return first is None or first[1].decode() in words
 
 
 def _read_spec(path: Path) -> dict[str, Any]:

@@ -49,6 +49,8 @@ class ModelInfo:
     classes: tuple[str | int | float | bool, ...] | None = None
     positive_class: str | int | float | bool | None = None
     takes_all: bool = False
+    takes_text: bool = False
+    """With `takes_all`: of all columns the one that holds text."""
     layout: Layout = "processes"
     batch_invariant: bool = False
     batch_rows: int = 65_536

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ import pyarrow.compute as pc
 
 TextCast = Callable[[pa.Array, pa.DataType], tuple[pa.Array, Sequence[int]]]
 """Casts text as its source does: the column, null where a value does not fit, and those positions."""
+
+
+_LIST = re.compile(r"(fixed_size_)?list<(?:item|element): (.+)>(?(1)\[(\d+)\])")
 
 
 def type_of(name: str) -> pa.DataType:
@@ -31,6 +35,8 @@ def _parse(name: str) -> pa.DataType:
         precision, _, scale = rest[:-1].partition(",")
         make = pa.decimal256 if kind == "decimal256" else pa.decimal128
         return make(int(precision), int(scale or 0))
+    if found := _LIST.fullmatch(name):
+        return pa.list_(type_of(found[2]), int(found[3] or -1))
     raise ValueError(f"{name!r} is not the name of an Arrow type")
 
 
@@ -41,9 +47,9 @@ def can_cast(found: pa.DataType, wanted: pa.DataType, *, text: bool) -> bool:
         found = found.value_type
     if found == wanted or pa.types.is_null(found):
         return True
-    if _is_text(wanted):
-        return _is_text(found) or text or not pa.types.is_nested(found)
-    if _is_text(found):
+    if is_text(wanted):
+        return is_text(found) or text or not pa.types.is_nested(found)
+    if is_text(found):
         return text and can_parse(wanted)
     numeric = _is_number(found) or pa.types.is_boolean(found)
     if _is_number(wanted):
@@ -64,7 +70,10 @@ def can_parse(wanted: pa.DataType) -> bool:
     return True
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds text, perhaps encoded with a dictionary."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
@@ -84,13 +93,13 @@ def cast_rows(
         return column, None
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if cast_text is not None and _is_text(column.type) and not _is_text(wanted):
+    if cast_text is not None and is_text(column.type) and not is_text(wanted):
         cast, positions = cast_text(column, wanted)
         bad = np.isin(np.arange(len(column)), positions)
         return cast, bad if bad.any() else None
     if pa.types.is_floating(column.type) and pa.types.is_integer(wanted):
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
-    loose = pa.types.is_floating(wanted) and not _is_text(column.type)
+    loose = pa.types.is_floating(wanted) and not is_text(column.type)
     try:
         return pc.cast(column, wanted, safe=not loose), None
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):

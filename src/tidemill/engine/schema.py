@@ -11,7 +11,7 @@ import pyarrow as pa
 from tidemill.domain.errors import InvalidSpec, SchemaMismatch
 from tidemill.domain.plan import InputFile
 from tidemill.domain.signature import Field, ModelInfo
-from tidemill.engine.casting import can_cast, can_parse, type_of
+from tidemill.engine.casting import can_cast, can_parse, is_text, type_of
 from tidemill.ports.source import FileFacts, Source
 from tidemill.wire.spec import JobSpec
 
@@ -138,10 +138,23 @@ class InputSchema:
         if not self.info.takes_all:
             return self.info.inputs
         names = self.spec.features or [name for name in self._fields if name not in self.spec.id]
+        if self.info.takes_text and not self.spec.features:
+            return (Field(name=self._only_text(names), type="string"),)
         return tuple(Field(name=name) for name in names)
 
     def _left_out(self, field: Field) -> bool:
         return field.optional and field.name not in self._fields
+
+    def _only_text(self, names: Sequence[str]) -> str:
+        """The one of these columns that holds text."""
+        texts = [name for name in names if is_text(self._fields[name])]
+        if len(texts) == 1:
+            return texts[0]
+        found = f"has several: {', '.join(texts[:20])}" if texts else "has none"
+        raise SchemaMismatch(
+            f"The model takes a column of text, and the input {found}.",
+            remedy="Name the one to score: --features COLUMN." if texts else "Score rows that have text.",
+        )
 
     def _settled(self, field: Field) -> Field:
         if field.type != "any" or field.name not in self._fields:

@@ -198,13 +198,53 @@ class ValueRule:
         return pa.RecordBatch.from_arrays(columns, names=list(self.names))
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabelsRule:
+    """What a classifier writes that answers several questions with yes or no: `prediction_<name>`, 0 or 1,
+    and `probability_<name>` for each."""
+
+    names: tuple[str, ...]
+    probability_type: str = "double"
+    threshold: float | None = None
+    task: Task = "other"
+    labels: None = None
+    positive: None = None
+    notes: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(names: Sequence[Any] | int, options: PredictOptions, *, probability_type: str = "double") -> LabelsRule:
+        """The rule for questions of these names, or for so many whose names nobody knows.
+
+        Raises InvalidSpec where the options name others.
+        """
+        named, found = (False, list(range(names))) if isinstance(names, int) else (True, list(names))
+        if options.classes:
+            found = _renamed(found, options.classes, named)
+        return LabelsRule(names=tuple(map(str, found)), probability_type=probability_type, threshold=options.threshold)
+
+    @property
+    def outputs(self) -> tuple[Field, ...]:
+        """The columns that `columns` gives."""
+        kinds = (("prediction", "int64"), ("probability", self.probability_type))
+        return tuple(
+            Field(name=f"{what}_{name}", type=kind, nullable=False) for name in self.names for what, kind in kinds
+        )
+
+    def columns(self, probabilities: Array) -> pa.RecordBatch:
+        """What is written for these probabilities: (rows, names). Raises ValueError for another shape."""
+        if probabilities.ndim != 2 or probabilities.shape[1] != len(self.names):
+            raise ValueError(
+                f"the model gave probabilities of shape {probabilities.shape}, not {len(self.names)} a row"
+            )
+        yes = probabilities > 0.5 if self.threshold is None else probabilities >= self.threshold
+        columns = []
+        for position in range(len(self.names)):
+            columns += [to_arrow(yes[:, position].astype(np.int64)), to_arrow(probabilities[:, position])]
+        return pa.RecordBatch.from_arrays(columns, names=[field.name for field in self.outputs])
+
+
 Rule = ClassRule | ValueRule
-
-
-def no_rows(rule: Rule) -> pa.RecordBatch:
-    """The columns that a rule writes, without rows."""
-    schema = pa.schema([pa.field(each.name, pa.type_for_alias(each.type)) for each in rule.outputs])
-    return pa.RecordBatch.from_arrays([pa.nulls(0, kind) for kind in schema.types], schema=schema)
+AnyRule = Rule | LabelsRule
 
 
 def label_of(value: Any) -> Label:

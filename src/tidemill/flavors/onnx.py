@@ -13,7 +13,7 @@ import pyarrow as pa
 from tidemill.domain.errors import ModelUnusable
 from tidemill.domain.signature import Field, ModelInfo
 from tidemill.flavors import onnx_file
-from tidemill.flavors.bad_rows import is_null, predicted_without
+from tidemill.flavors.bad_rows import missing, predicted_without
 from tidemill.flavors.inputs import column_names
 from tidemill.flavors.matrix import Array, plain, strings, to_arrow, to_matrix, values
 from tidemill.flavors.onnx_outputs import Outputs, described_row, outputs_of
@@ -196,18 +196,7 @@ class OnnxModel(Model):
         def columns(good: pa.RecordBatch) -> pa.RecordBatch:
             return self._outputs.columns(self._run(good.columns), good.num_rows)
 
-        return predicted_without(batch, self._missing(batch), self._outputs.rule, columns)
-
-    def _missing(self, batch: pa.RecordBatch) -> dict[int, str]:
-        """Rows that lack a value where the graph has no way to say so: floats have NaN, others nothing."""
-        errors: dict[int, str] = {}
-        for field, column in zip(self._fields, batch.columns, strict=True):
-            if field.type in _FLOATS or not column.null_count:
-                continue
-            message = f"column {field.name!r} is missing, and for {field.type} the model knows no missing value"
-            for row in np.flatnonzero(is_null(column)).tolist():
-                errors.setdefault(row, message)
-        return errors
+        return predicted_without(batch, missing(self._fields, batch), self._outputs.rule, columns)
 
 
 def _made_up(kind: str) -> pa.Array:

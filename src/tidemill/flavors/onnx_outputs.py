@@ -8,11 +8,11 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from tidemill.domain.errors import InvalidSpec, ModelUnusable
-from tidemill.domain.signature import Task
-from tidemill.flavors.decision import ClassRule, Rule, ValueRule
+from tidemill.domain.errors import InvalidSpec
+from tidemill.flavors.decision import ClassRule, Rule
 from tidemill.flavors.matrix import Array
 from tidemill.flavors.options import PredictOptions
+from tidemill.flavors.value_outputs import ValueOutputs
 
 _DTYPES = {
     "tensor(float16)": "f2",
@@ -29,7 +29,6 @@ _DTYPES = {
     "tensor(bool)": "?",
     "tensor(string)": "O",
 }
-_KINDS = {"f2": "float", "f4": "float", "f8": "double", "b1": "bool"}
 
 
 class Outputs(Protocol):
@@ -57,7 +56,7 @@ def outputs_of(path: str, sample: Mapping[str, Any], labels: Sequence[str | int]
         if isinstance(values, np.ndarray) and values.ndim == 2 and values.dtype.kind == "f" and values.shape[1] > 1:
             own = _own_labels(path, sample[label], labels, values.shape[1], options)
             return ClassOutputs(path, label, probability, own, options, values.dtype)
-    return ValueOutputs(path, sample, options)
+    return ValueOutputs(path, sample, options, what="An ONNX model without labels and probabilities")
 
 
 def described_row(outputs: Sequence[Any], labels: Sequence[str | int]) -> dict[str, Any] | None:
@@ -137,52 +136,3 @@ class ClassOutputs:
 
 def _without_classes(options: PredictOptions) -> PredictOptions:
     return PredictOptions(probabilities=options.probabilities, threshold=options.threshold, features=options.features)
-
-
-class ValueOutputs:
-    """Anything else: one column for each output, or for each of its columns."""
-
-    def __init__(self, path: str, sample: Mapping[str, Any], options: PredictOptions) -> None:
-        names: list[str] = []
-        kinds: set[str] = set()
-        for name, values in sample.items():
-            if not isinstance(values, np.ndarray) or values.ndim not in (1, 2) or values.shape[0] != 1:
-                raise ModelUnusable(
-                    f"{path}: the output {name!r} does not have one row of values for each input row.",
-                    remedy="Export the model with outputs of shape [rows] or [rows, columns].",
-                )
-            base = "prediction" if len(sample) == 1 else name
-            width = 1 if values.ndim == 1 else values.shape[1]
-            names += [base] if width == 1 else [f"{base}_{number}" for number in range(width)]
-            kinds.add(_kind(values.dtype))
-        options.refuse_decisions("An ONNX model without labels and probabilities")
-        kind = _common(path, kinds)
-        task: Task = "regression" if kind in ("float", "double") else "other"
-        self.rule: Rule = ValueRule(names=tuple(names), type=kind, task=task)
-
-    def columns(self, found: Mapping[str, Any], rows: int) -> pa.RecordBatch:
-        """The predictions of so many rows."""
-        tables = []
-        for name, values in found.items():
-            if values.shape[0] != rows:
-                raise ValueError(f"the output {name!r} has {values.shape[0]} rows, not {rows}")
-            tables.append(values.reshape(rows, -1))
-        assert isinstance(self.rule, ValueRule)
-        return self.rule.columns(np.concatenate(tables, axis=1), rows)
-
-
-def _kind(dtype: np.dtype[Any]) -> str:
-    if dtype.kind in "OUS":
-        return "string"
-    return _KINDS.get(f"{dtype.kind}{dtype.itemsize}", "int64")
-
-
-def _common(path: str, kinds: set[str]) -> str:
-    if len(kinds) == 1:
-        return next(iter(kinds))
-    if kinds <= {"float", "double", "int64"}:
-        return "double"
-    raise ModelUnusable(
-        f"{path} has outputs of different types: {', '.join(sorted(kinds))}.",
-        remedy="Export the model with outputs of one type, or with labels first and probabilities second.",
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,13 +37,13 @@ class PredictOptions:
             extra=words,
         )
 
-    def refuse_extra(self, flavor: str) -> None:
-        """Raise InvalidSpec if there are words that this flavor would silently ignore."""
-        if self.extra:
-            names = ", ".join(sorted(self.extra))
+    def refuse_extra(self, flavor: str, own: Sequence[str] = ()) -> None:
+        """Raise InvalidSpec if there are words that this flavor, which knows its `own`, would silently ignore."""
+        unknown = sorted(set(self.extra) - set(own))
+        if unknown:
             raise InvalidSpec(
-                f"The flavor {flavor} knows no option called {names}.",
-                remedy="It knows: probabilities, threshold, features, classes.",
+                f"The flavor {flavor} knows no option called {', '.join(unknown)}.",
+                remedy=f"It knows: {', '.join(['probabilities', 'threshold', 'features', 'classes', *own])}.",
             )
 
     def refuse_decisions(self, what: str) -> None:

@@ -14,18 +14,23 @@ import sys
 import warnings
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 from zipfile import BadZipFile, ZipFile
 
 from tidemill.domain.errors import MissingExtra, ModelUnusable, TidemillError
+from tidemill.flavors.catboost import CatBoostModel
 from tidemill.flavors.lightgbm import LightGBMModel
 from tidemill.flavors.options import PredictOptions
 from tidemill.flavors.sklearn_model import ScikitModel
 from tidemill.flavors.skops_trust import load_trusted
+from tidemill.flavors.xgboost import XGBoostModel
 from tidemill.ports.flavor import Flavor, Model
 from tidemill.registry import missing_extra
 
-_EXTRAS = ("lightgbm", "sklearn", "joblib", "scipy", "skops", "pandas")
+_BOOSTERS = ("lightgbm", "xgboost", "catboost")
+_EXTRAS = (*_BOOSTERS, "sklearn", "joblib", "scipy", "skops", "pandas")
 
 
 class SklearnFlavor(Flavor):
@@ -41,7 +46,8 @@ class SklearnFlavor(Flavor):
         try:
             with ZipFile(path) as archive:
                 return "schema.json" in archive.namelist()
-        except (BadZipFile, OSError):
+        except (BadZipFile, OSError, ValueError, NotImplementedError):
+            # The last two: the name of a member is no text, or the version is none that there is.
             return False
 
     def load(self, path: str, options: Mapping[str, Any]) -> Model:
@@ -117,7 +123,7 @@ def _loaded(path: str, load: Any) -> tuple[Any, tuple[str, ...]]:
 def _missing(path: str, exc: ModuleNotFoundError) -> TidemillError:
     top = (exc.name or "").partition(".")[0]
     if top in _EXTRAS:
-        return missing_extra("lightgbm" if top == "lightgbm" else "sklearn", exc)
+        return missing_extra(top if top in _BOOSTERS else "sklearn", exc)
     return MissingExtra(
         f"{path} needs the module {exc.name!r}, which is not there.",
         remedy="Install the package it comes from, or run in the folder that it lies in.",
@@ -139,8 +145,39 @@ def model_of(loaded: Any, path: str, options: PredictOptions, notes: tuple[str, 
     if "lightgbm.sklearn.LGBMModel" in kinds:
         return _lightgbm(loaded, path, options)
     if "xgboost.core.Booster" in kinds:
-        raise ModelUnusable(f"{path} holds a bare XGBoost booster.", remedy="Save the XGBClassifier or XGBRegressor.")
+        return XGBoostModel(bytes(loaded.save_raw("ubj")), path, options)
+    if "xgboost.sklearn.XGBModel" in kinds:
+        return _xgboost(loaded, path, options)
+    if "catboost.core.CatBoost" in kinds:
+        return _catboost(loaded, path, options)
     return ScikitModel(loaded, path, options, notes)
+
+
+def _xgboost(estimator: Any, path: str, options: PredictOptions) -> Model:
+    """An XGBClassifier or its like is its booster, plus the number that stands for a missing one."""
+    try:
+        booster = estimator.get_booster()
+    except Exception as exc:
+        raise _unfitted(estimator, path) from exc
+    if hasattr(estimator, "classes_"):
+        booster.set_attr(scikit_learn='{"_estimator_type": "classifier"}')
+    return XGBoostModel(bytes(booster.save_raw("ubj")), path, options, missing=estimator.missing)
+
+
+def _catboost(estimator: Any, path: str, options: PredictOptions) -> Model:
+    """A CatBoostClassifier or its like is what its own file says of it."""
+    if not estimator.is_fitted():
+        raise _unfitted(estimator, path)
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "model.cbm")
+        estimator.save_model(str(file))
+        return CatBoostModel(file.read_bytes(), path, options)
+
+
+def _unfitted(estimator: Any, path: str) -> ModelUnusable:
+    return ModelUnusable(
+        f"{path} holds a {type(estimator).__name__} that is not fitted.", remedy="Fit it before it is saved."
+    )
 
 
 def _lightgbm(estimator: Any, path: str, options: PredictOptions) -> Model:
@@ -148,8 +185,6 @@ def _lightgbm(estimator: Any, path: str, options: PredictOptions) -> Model:
     try:
         booster = estimator.booster_
     except Exception as exc:
-        raise ModelUnusable(
-            f"{path} holds a {type(estimator).__name__} that is not fitted.", remedy="Fit it before it is saved."
-        ) from exc
+        raise _unfitted(estimator, path) from exc
     labels = list(estimator.classes_) if hasattr(estimator, "classes_") else None
     return LightGBMModel(booster.model_to_string().encode(), path, options, labels=labels)

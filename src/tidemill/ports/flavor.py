@@ -1,7 +1,8 @@
 """Models: what an adapter of one framework must be able to do.
 
 Flavors are matched in a child, loaded and called in scorers. The engine hands `predict` exactly the
-columns of `ModelInfo.inputs`, in order, cast to their types (all columns when `takes_all`).
+columns of `ModelInfo.inputs`, in order, cast to their types (all columns when `takes_all`, the only one of
+text when `takes_text` too).
 """
 
 from __future__ import annotations

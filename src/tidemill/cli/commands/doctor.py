@@ -17,7 +17,19 @@ from tidemill.cli.output import EXIT_DONE, EXIT_FAILED, bytes_text, data, print_
 from tidemill.config import Settings, config_files, usable_memory_bytes
 from tidemill.domain.errors import TidemillError
 
-LIBRARIES = ("pyarrow", "numpy", "lightgbm", "scikit-learn", "skops", "onnxruntime", "pandas")
+LIBRARIES = (
+    "pyarrow",
+    "numpy",
+    "lightgbm",
+    "xgboost-cpu",
+    "catboost",
+    "scikit-learn",
+    "skops",
+    "onnxruntime",
+    "torch",
+    "transformers",
+    "pandas",
+)
 
 
 def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:

@@ -247,7 +247,9 @@ def _print_version(version: ModelVersionOut) -> None:
 def _print_signature(signature: Mapping[str, Any]) -> None:
     data.print()
     rows = [*_fields("input", signature["inputs"]), *_fields("output", signature["outputs"])]
-    if signature.get("takes_all"):
+    if signature.get("takes_text"):
+        rows.insert(0, ("input", "the only one of text", "string", "yes"))
+    elif signature.get("takes_all"):
         rows.insert(0, ("input", "every column", "any", "yes"))
     if rows:
         print_table(["", "column", "type", "may be null"], rows)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, assert_never
 
-from sqlalchemy import ColumnElement, Connection, and_, case, func, literal_column, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, literal_column, select
 
 from tidemill.domain.admission import Group, Load, Needs, Reason, limited, reason
 from tidemill.domain.job import LEASED, JobState, Waiting
@@ -20,6 +20,22 @@ _BACKGROUND = jobs.c.foreground.is_(False)
 # A constant, not a parameter: only so a database knows that its index of this state will do.
 _IN_LINE = and_(jobs.c.state == literal_column("'queued'"), _BACKGROUND)
 _ALIKE = (jobs.c.owner, jobs.c.model_key, jobs.c.priority, jobs.c.cpus, jobs.c.memory_bytes, jobs.c.gpus)
+
+
+def _line() -> Select[Any]:
+    """The groups of the line, and when a job of their owner started last. Made once: that costs more than asking."""
+    grouped = (
+        select(*_ALIKE, func.min(jobs.c.number).label("first"), func.count().label("waiting"))
+        .where(_IN_LINE)
+        .group_by(*_ALIKE)
+        .subquery()
+    )
+    starts = jobs.alias("starts")
+    served = select(func.max(starts.c.started_at_ms)).where(starts.c.owner == grouped.c.owner).scalar_subquery()
+    return select(grouped, served.label("served"))
+
+
+_LINE = _line()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +60,7 @@ class Waiter:
 
 def read_line(connection: Connection) -> Line:
     """What admission needs to know, in four statements."""
-    grouped = (
-        select(*_ALIKE, func.min(jobs.c.number).label("first"), func.count().label("waiting"))
-        .where(_IN_LINE)
-        .group_by(*_ALIKE)
-        .subquery()
-    )
-    starts = jobs.alias("starts")
-    served = select(func.max(starts.c.started_at_ms)).where(starts.c.owner == grouped.c.owner).scalar_subquery()
-    rows = connection.execute(select(grouped, served.label("served"))).all()
+    rows = connection.execute(_LINE).all()
     groups = [
         Group(
             owner=row.owner,
