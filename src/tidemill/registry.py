@@ -106,6 +106,8 @@ flavors: Registry[Flavor] = Registry(
         "torch": "tidemill.flavors.torch:TorchFlavor",
         "transformers": "tidemill.flavors.transformers:TransformersFlavor",
         "pickle": "tidemill.flavors.sklearn:PickleFlavor",
+        "mlflow_native": "tidemill.flavors.mlflow_native:MlflowNativeFlavor",
+        "mlflow": "tidemill.flavors.mlflow:MlflowFlavor",
     },
 )
 

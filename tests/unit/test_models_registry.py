@@ -7,7 +7,7 @@ import ipaddress
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -145,6 +145,10 @@ def test_names_are_made_safe(name: str, safe: str) -> None:
     assert modelfiles.safe_name(name) == safe
 
 
+def no_jobs(digests: Collection[str]) -> Collection[str]:
+    return ()
+
+
 def test_a_sweep_takes_what_nobody_brings_and_nobody_names(tmp_path: Path) -> None:
     kept, orphan = arrive(tmp_path), arrive(tmp_path, b"orphan")
     dead = tmp_path / modelfiles.INCOMING / "arrival_dead"
@@ -153,8 +157,8 @@ def test_a_sweep_takes_what_nobody_brings_and_nobody_names(tmp_path: Path) -> No
     (tmp_path / modelfiles.INCOMING / "arrival_dead.lock").touch()
     with modelfiles.arriving(tmp_path, "live.txt", 1 << 30) as arrival:
         arrival.write(DATA)
-        assert modelfiles.sweep(tmp_path, lambda: [str(kept)], time.time() - 3600) == 0
-        assert modelfiles.sweep(tmp_path, lambda: [str(kept)], time.time() + 3600) == 2
+        assert modelfiles.sweep(tmp_path, lambda: [str(kept)], no_jobs, time.time() - 3600) == 0
+        assert modelfiles.sweep(tmp_path, lambda: [str(kept)], no_jobs, time.time() + 3600) == 2
         assert arrival.path.exists()
     assert kept.read_bytes() == DATA
     assert not orphan.exists()
@@ -164,8 +168,18 @@ def test_a_sweep_takes_what_nobody_brings_and_nobody_names(tmp_path: Path) -> No
 def test_a_sweep_asks_again_before_it_removes(tmp_path: Path) -> None:
     path = arrive(tmp_path)
     answers = iter([[], [str(path)]])
-    assert modelfiles.sweep(tmp_path, lambda: next(answers), -1) == 0
+    assert modelfiles.sweep(tmp_path, lambda: next(answers), no_jobs, time.time() + 3600) == 0
     assert path.exists()
+    assert list(answers) == []
+
+
+def test_a_sweep_leaves_what_jobs_score_with(tmp_path: Path) -> None:
+    path = arrive(tmp_path)
+    assert modelfiles.sweep(tmp_path, list, set, time.time() + 3600) == 0
+    answers = iter([set(), {DIGEST}])
+    assert modelfiles.sweep(tmp_path, list, lambda digests: next(answers), time.time() + 3600) == 0
+    assert path.exists()
+    assert modelfiles.sweep(tmp_path, list, no_jobs, time.time() + 3600) == 1
 
 
 def test_whoever_holds_a_digest_keeps_others_away(tmp_path: Path) -> None:

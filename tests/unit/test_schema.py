@@ -187,3 +187,32 @@ def test_where_values_decide_types_files_agree_on_one_that_holds_both(
     columns = collected.resolve()
     assert str(columns.kept.field("k").type) == both
     assert columns.source_types == {}, "text may feed a number, but is cast before predicting"
+
+
+STRICT = Field(name="x", type="double", accepts=("double", "int32", "decimal128"))
+
+
+@pytest.mark.parametrize("kind", [pa.int32(), pa.decimal128(5, 2), pa.dictionary(pa.int8(), pa.int32()), pa.null()])
+def test_types_that_the_model_accepts(kind: pa.DataType) -> None:
+    assert resolve({"x": kind}, inputs=(STRICT,)).inputs == (STRICT,)
+
+
+def test_types_that_it_does_not_accept_are_all_told() -> None:
+    anything = Field(name="y", accepts=("binary",))
+    text = refusal({"x": pa.int64(), "y": pa.string()}, inputs=(STRICT, anything))
+    assert "Column 'x' is int64, which the model's signature does not take for double: it takes double, int32" in text
+    assert "Column 'y' is string" in text
+
+
+def test_text_is_parsed_whatever_is_accepted() -> None:
+    assert resolve({"x": pa.string()}, inputs=(STRICT,), typed=False).inputs == (STRICT,)
+
+
+def test_an_optional_column_is_left_out_where_it_is_absent() -> None:
+    maybe = Field(name="y", type="double", optional=True)
+    assert resolve({"x": pa.float64()}, inputs=(X, maybe)).inputs == (X,)
+    assert resolve({"x": pa.float64(), "y": pa.float64()}, inputs=(X, maybe)).inputs == (X, maybe)
+    some = ({"x": pa.string()}, {"x": pa.string(), "y": pa.string()})
+    assert resolve(*some, inputs=(X, maybe), typed=False, loose=True).inputs == (X, maybe)
+    assert "'y' is missing in 1 of 2 files" in refusal(*some, inputs=(X, maybe), typed=False)
+    assert "needs column 'x'" in refusal({"y": pa.float64()}, inputs=(X, maybe))

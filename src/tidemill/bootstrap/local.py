@@ -17,7 +17,7 @@ from tidemill.domain.cost import UsageBy
 from tidemill.domain.errors import InvalidSpec, OutputExists, StillRunning
 from tidemill.domain.input_list import LIST_MARK
 from tidemill.domain.job import Job, JobFilter, JobState
-from tidemill.domain.model import Environment, split_reference
+from tidemill.domain.model import Environment, is_mlflow, split_reference
 from tidemill.durable.files import replacing, translated
 from tidemill.service import (
     audit,
@@ -239,7 +239,7 @@ def _model(model: str) -> str:
     file, colon, name = model.rpartition(":")
     if colon and name.isidentifier() and not os.path.exists(model):
         return f"{_absolute(file)}:{name}" if file.endswith(".py") else model
-    if split_reference(model) is not None and not os.path.exists(model):
+    if is_mlflow(model) or (split_reference(model) is not None and not os.path.exists(model)):
         return model
     return _absolute(model)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.engine import assembly, environments, inspection, models, planner, preview, results, verification
+from tidemill.flavors import mlflow_registry
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -24,6 +25,11 @@ def versions(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
 def environment(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     """A model's own Python: {"requirements", "python", "folder"} -> what `environments.ensure` returns."""
     return dict(environments.ensure(request["requirements"], request["python"], Path(request["folder"]), progress))
+
+
+def fetch_mlflow(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """A model of an MLflow server: {"uri", "folder"} -> what `mlflow_registry.download` returns."""
+    return dict(mlflow_registry.download(request["uri"], request["folder"]))
 
 
 def read_result(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:

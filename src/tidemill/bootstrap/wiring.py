@@ -97,6 +97,7 @@ def opened(settings: Settings | None = None, *, children: bool = True, warm: boo
                     head=f"{TASKS}:head",
                     verify=f"{TASKS}:verify",
                     compare=f"{TASKS}:compare",
+                    fetch_mlflow=f"{TASKS}:fetch_mlflow",
                     inspect=f"{TASKS}:inspect",
                     read_result=f"{TASKS}:read_result",
                 ),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tidemill.domain.errors import InvalidSpec, NotFound
 from tidemill.domain.input_list import LIST_MARK, listed_paths
-from tidemill.domain.model import split_reference
+from tidemill.domain.model import is_mlflow, split_reference
 from tidemill.domain.partition import partitions_of
 from tidemill.wire.spec import JobSpec
 
@@ -148,7 +148,7 @@ def model_there(model: str) -> str:
     """The model as the service is told of it. Raises InvalidSpec for a file of this machine."""
     if model.startswith(ON_SERVER):
         return _of_server(model)
-    if split_reference(model) is not None or _is_url(model):
+    if split_reference(model) is not None or is_mlflow(model) or _is_url(model):
         return model
     path = Path(model).expanduser()
     file = model.rpartition(":")[0]

@@ -43,6 +43,8 @@ class Pin:
     """In the registry, with `version`; None for a plain path."""
     version: int | None = None
     environment: Environment | None = None
+    origin: str | None = None
+    """The exact version on an MLflow server that `asked` meant: models:/churn/3."""
 
     @property
     def reference(self) -> str:
@@ -115,6 +117,11 @@ def split_reference(text: str) -> tuple[str, str] | None:
     """("churn", "champion") of "churn@champion"; None if it is no reference to a registered model."""
     found = _REFERENCE.fullmatch(text)
     return (found["name"], found["version"]) if found else None
+
+
+def is_mlflow(text: str) -> bool:
+    """Whether a model is named by its address on an MLflow server: "models:/churn@champion", "runs:/ID/model"."""
+    return text.startswith(("models:/", "runs:/"))
 
 
 def check_name(text: str, what: str) -> str:

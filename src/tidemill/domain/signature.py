@@ -17,6 +17,20 @@ class Field:
     name: str
     type: str = "any"
     nullable: bool = True
+    accepts: tuple[str, ...] = ()
+    """Of an input: the Arrow types that a column of a typed format may have, "decimal128" meaning any such;
+    empty: whatever can be cast to `type`."""
+    optional: bool = False
+    """Of an input: whether it may be absent. Then the model is loaded without it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON; what is only said of some inputs is left out of all others."""
+        only_some = {name: value for name, value in asdict(self).items() if name in ("accepts", "optional") and value}
+        return {"name": self.name, "type": self.type, "nullable": self.nullable, **only_some}
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Field:
+        return Field(**{**data, "accepts": tuple(data.get("accepts", ()))})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +60,16 @@ class ModelInfo:
     """What the summary must say (e.g. "class names unknown: 0 and 1")."""
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        fields = {"inputs": [f.to_json() for f in self.inputs], "outputs": [f.to_json() for f in self.outputs]}
+        return {**asdict(self), **fields}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> ModelInfo:
         return ModelInfo(
             **{
                 **data,
-                "inputs": tuple(Field(**f) for f in data["inputs"]),
-                "outputs": tuple(Field(**f) for f in data["outputs"]),
+                "inputs": tuple(Field.from_json(f) for f in data["inputs"]),
+                "outputs": tuple(Field.from_json(f) for f in data["outputs"]),
                 "classes": None if data["classes"] is None else tuple(data["classes"]),
                 "libraries": tuple((name, version) for name, version in data["libraries"]),
                 "notes": tuple(data["notes"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def preview(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         "first_file": first.path,
         "first_bytes": first.size_bytes,
         "rows_in_first_file": facts.rows,
-        "features": [asdict(field) for field in columns.inputs],
+        "features": [field.to_json() for field in columns.inputs],
         "kept": columns.kept.names,
         "columns": [(field.name, str(field.type)) for field in columns.predictions],
         "estimated_rows": round(rows),

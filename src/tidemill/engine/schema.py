@@ -114,7 +114,7 @@ class InputSchema:
         partitions = self._source.partitions
         self._fields |= {name: type_of(kind) for name, kind in partitions.items() if name in self._fields}
         features = self._features()
-        inputs = tuple(self._settled(field) for field in features)
+        inputs = tuple(self._settled(field) for field in features if not self._left_out(field))
         problems = [*self._missing(features), *self._mistyped(inputs)]
         kept = self._kept([field.name for field in inputs])
         read_names = {*(field.name for field in inputs), *kept}
@@ -147,6 +147,9 @@ class InputSchema:
             return (Field(name=self._only_text(names), type="string"),)
         return tuple(Field(name=name) for name in names)
 
+    def _left_out(self, field: Field) -> bool:
+        return field.optional and field.name not in self._fields
+
     def _only_text(self, names: Sequence[str]) -> str:
         """The one of these columns that holds text."""
         texts = [name for name in names if is_text(self._fields[name])]
@@ -167,7 +170,7 @@ class InputSchema:
         return replace(field, type="double" if found == "null" else found)
 
     def _missing(self, features: Sequence[Field]) -> list[str]:
-        missing = [field.name for field in features if field.name not in self._fields]
+        missing = [field.name for field in features if field.name not in self._fields and not field.optional]
         unused = [name for name in self._fields if name not in {field.name for field in features}]
         return [
             f"The model needs column {name!r}, which is not there{_did_you_mean(name, unused)}." for name in missing
@@ -177,9 +180,16 @@ class InputSchema:
         problems = []
         for field in inputs:
             found = self._fields.get(field.name)
-            if found is None or field.type == "any":
+            if found is None:
                 continue
-            if not can_cast(found, type_of(field.type), text=self.casts_text):
+            if not self.casts_text and not _accepted(found, field):
+                problems.append(
+                    f"Column {field.name!r} is {found}, which the model's signature does not take for"
+                    f" {field.type}: it takes {', '.join(field.accepts)}."
+                )
+            elif field.type == "any":
+                continue
+            elif not can_cast(found, type_of(field.type), text=self.casts_text):
                 problems.append(f"Column {field.name!r} is {found} but the model wants {field.type}.")
         return problems
 
@@ -192,7 +202,7 @@ class InputSchema:
         return absent + [f"Column {name!r} is {how}." for name, how in self._retyped.items() if name in names]
 
     def _missing_matters(self, name: str) -> bool:
-        return self.fixed_columns or name in {field.name for field in self.info.inputs}
+        return self.fixed_columns or name in {field.name for field in self.info.inputs if not field.optional}
 
     def _kept(self, features: Sequence[str]) -> list[str]:
         keep, ids = self.spec.keep, list(self.spec.id)
@@ -262,6 +272,15 @@ class InputSchema:
                 remedy="Leave it out with --keep, or rename it in the input.",
             )
         return pa.schema([*kept, *outputs])
+
+
+def _accepted(found: pa.DataType, field: Field) -> bool:
+    kind = found.value_type if pa.types.is_dictionary(found) else found
+    return (
+        not field.accepts
+        or pa.types.is_null(kind)
+        or {str(kind), str(kind).partition("(")[0]} & {*field.accepts} != set()
+    )
 
 
 def _widened(first: pa.DataType, second: pa.DataType) -> pa.DataType | None:

@@ -15,10 +15,17 @@ from tidemill.flavors.options import PredictOptions
 from tidemill.flavors.value_outputs import ValueOutputs
 
 _DTYPES = {
+    "tensor(float16)": "f2",
     "tensor(float)": "f4",
     "tensor(double)": "f8",
+    "tensor(int8)": "i1",
+    "tensor(int16)": "i2",
     "tensor(int32)": "i4",
     "tensor(int64)": "i8",
+    "tensor(uint8)": "u1",
+    "tensor(uint16)": "u2",
+    "tensor(uint32)": "u4",
+    "tensor(uint64)": "u8",
     "tensor(bool)": "?",
     "tensor(string)": "O",
 }

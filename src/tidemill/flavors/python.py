@@ -91,7 +91,7 @@ class PythonModel(Model):
             batch_invariant=getattr(instance, "batch_invariant", False) is True,
             batch_rows=_row_count(path, instance, "batch_rows"),
             rows_per_chunk=_row_count(path, instance, "rows_per_chunk"),
-            libraries=_libraries(),
+            libraries=loaded_libraries(),
             notes=notes,
         )
 
@@ -233,6 +233,7 @@ def _row_count(path: str, instance: Any, name: str) -> int:
     return count
 
 
-def _libraries() -> tuple[tuple[str, str], ...]:
+def loaded_libraries() -> tuple[tuple[str, str], ...]:
+    """Python and the frameworks that are loaded by now, with their versions."""
     loaded = ((name, getattr(sys.modules.get(name), "__version__", None)) for name in _FRAMEWORKS)
     return (("python", platform.python_version()), *((name, str(found)) for name, found in loaded if found))

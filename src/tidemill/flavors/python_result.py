@@ -35,18 +35,23 @@ def columns_of(result: Any, names: Sequence[str]) -> dict[str, pa.Array]:
     return _named([_column(result)], names)
 
 
-def fitted(columns: Mapping[str, pa.Array], wanted: Mapping[str, pa.DataType], rows: int) -> pa.RecordBatch:
-    """The columns with the promised names, types and number of rows. Raises ValueError or TypeError."""
+DECLARE = "declare the attribute outputs = {name: type}"
+
+
+def fitted(
+    columns: Mapping[str, pa.Array], wanted: Mapping[str, pa.DataType], rows: int, remedy: str = DECLARE
+) -> pa.RecordBatch:
+    """The columns with the promised names, types and number of rows. Raises ValueError or TypeError, which
+    end with the remedy where something else was returned than was promised."""
     if set(columns) != set(wanted):
         raise ValueError(
-            f"predict returned the columns {', '.join(columns) or 'none'}; expected {', '.join(wanted)}: "
-            "declare the attribute outputs = {name: type}"
+            f"predict returned the columns {', '.join(columns) or 'none'}; expected {', '.join(wanted)}: {remedy}"
         )
-    fit = [_fit(name, columns[name], kind, rows) for name, kind in wanted.items()]
+    fit = [_fit(name, columns[name], kind, rows, remedy) for name, kind in wanted.items()]
     return pa.RecordBatch.from_arrays(fit, names=list(wanted))
 
 
-def _fit(name: str, column: pa.Array, wanted: pa.DataType, rows: int) -> pa.Array:
+def _fit(name: str, column: pa.Array, wanted: pa.DataType, rows: int, remedy: str) -> pa.Array:
     if len(column) != rows:
         raise ValueError(f"predict returned {len(column)} values of {name!r} for {rows} rows")
     if column.type == wanted:
@@ -54,15 +59,15 @@ def _fit(name: str, column: pa.Array, wanted: pa.DataType, rows: int) -> pa.Arra
     if pa.types.is_null(column.type) and rows:
         raise TypeError(f"predict returned only None for {name!r}; expected {wanted}")
     if _is_text(column.type) != _is_text(wanted) and not pa.types.is_null(column.type):
-        raise TypeError(_misfit(name, column, wanted))
+        raise TypeError(_misfit(name, column, wanted, remedy))
     try:
         return column.cast(wanted)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as exc:
-        raise TypeError(f"{_misfit(name, column, wanted)} ({exc})") from exc
+        raise TypeError(f"{_misfit(name, column, wanted, remedy)} ({exc})") from exc
 
 
-def _misfit(name: str, column: pa.Array, wanted: pa.DataType) -> str:
-    return f"predict returned {name!r} as {column.type}; expected {wanted}: declare outputs = {{{name!r}: type}}"
+def _misfit(name: str, column: pa.Array, wanted: pa.DataType, remedy: str) -> str:
+    return f"predict returned {name!r} as {column.type}; expected {wanted}: {remedy}"
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -8,7 +8,7 @@ no I/O or user code inside them. Members are thread-safe.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -87,6 +87,10 @@ class JobQueue(ABC):
     @abstractmethod
     def find_by_output(self, output: str) -> Job | None:
         """The newest job for this absolute output, if any."""
+
+    @abstractmethod
+    def model_digests_in_use(self, digests: Collection[str]) -> set[str]:
+        """Of these digests of models, those that some stored job scored with or will."""
 
     @abstractmethod
     def list(self, wanted: JobFilter = EVERY_JOB, *, limit: int = 50, before: str | None = None) -> list[Job]:

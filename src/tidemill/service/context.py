@@ -25,6 +25,8 @@ class TaskEntries:
     head: str
     verify: str
     compare: str
+    fetch_mlflow: str
+    """Files of a model on an MLflow server: {"uri", "folder"} -> {"path", "origin"}."""
     inspect: str
     """What a model takes and gives: {"model"} -> {"signature"}."""
     read_result: str

@@ -29,12 +29,12 @@ from tidemill.domain.errors import (
 from tidemill.domain.ids import new_id
 from tidemill.domain.input_list import LIST_MARK
 from tidemill.domain.job import ENDED, FINISHED, LEASED, Job, JobState, Lease, NewJob, Want
-from tidemill.domain.model import Pin, split_reference
+from tidemill.domain.model import Pin, is_mlflow, split_reference
 from tidemill.domain.receipt import Usage
 from tidemill.engine.manifest import covers
 from tidemill.ports.observer import Observer
 from tidemill.ports.sink import Claim, OutputState, Sink
-from tidemill.service import keys, models, outputs
+from tidemill.service import keys, mlflow, models, outputs
 from tidemill.service.claims import claim_of
 from tidemill.service.context import Context
 from tidemill.service.stdin import STDIN
@@ -101,7 +101,7 @@ def check_executor(context: Context, spec: JobSpec) -> None:
 
 
 def _absolute_model(model: str) -> str:
-    if _is_reference(model):
+    if _is_reference(model) or is_mlflow(model):
         return model
     target, colon, name = model.rpartition(":")
     if colon and name.isidentifier() and not os.path.exists(model):
@@ -129,18 +129,22 @@ def _check_apart(output: OutputSpec, inputs: Sequence[str]) -> None:
 def identify(context: Context, spec: JobSpec, ask_trust: AskTrust) -> dict[str, Any]:
     """The spec's model: path, digest, flavor, and that it may be loaded. Raises NotTrusted.
 
-    Of a registered one, all of its `domain.model.Pin`.
+    Of a registered one and of one on an MLflow server, all of its `domain.model.Pin`.
     """
     if _is_reference(spec.model):
         return _registered(context, spec.model, ask_trust)
-    model = context.executor.call(context.entries.identify, {"path": spec.model, "flavor": spec.flavor})
+    if is_mlflow(spec.model):
+        model = mlflow.pin(context, spec.model, spec.flavor).to_json()
+    else:
+        model = context.executor.call(context.entries.identify, {"path": spec.model, "flavor": spec.flavor})
+    shown = model.get("asked", model["path"])
     trusted = not model["carries_code"] or context.store.trust.is_trusted(model["digest"])
-    if not trusted and ask_trust(model):
-        context.store.trust.trust(model["digest"], model["path"], context.user)
+    if not trusted and ask_trust({**model, "path": shown}):
+        context.store.trust.trust(model["digest"], shown, context.user)
         trusted = True
     if not trusted:
         raise NotTrusted(
-            f"{model['path']} is a {model['flavor']} model (sha256 {model['digest'][:12]}): loading it runs code"
+            f"{shown} is a {model['flavor']} model (sha256 {model['digest'][:12]}): loading it runs code"
             " that it carries.",
             remedy="If you know where it comes from, say --trust; this very file is then remembered as trusted.",
         )

@@ -1,7 +1,7 @@
 """The bytes of registered models: where they lie, how they come in, what is left of failures.
 
     <models>/.incoming/<id>/<name>          on its way in, beside a lock that its process holds
-    <models>/<digest[:2]>/<digest>/<name>   registered; never changed
+    <models>/<digest[:2]>/<digest>/<name>   registered, or a copy that jobs score with; never changed
 
 A folder gets its last name by one rename of synced bytes, so what has such a name is whole.
 """
@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,6 +33,8 @@ LOCK_SECONDS = 60.0
 _UNSAFE = re.compile(r"[^\w.\- ]")
 
 Allowed = Callable[[Path], bool]
+OfJobs = Callable[[Collection[str]], Collection[str]]
+"""Of these digests, those of models that stored jobs score with."""
 
 
 class Arrival:
@@ -260,12 +262,12 @@ def place(root: Path, digest: str, arrival: Arrival) -> Path:
     return target / arrival.path.name
 
 
-def sweep(root: Path, in_use: Callable[[], Iterable[str]], before: float) -> int:
-    """Remove what no live process brings in and no version names, if it is as old as that (seconds since 1970);
-    how many folders that were."""
+def sweep(root: Path, in_use: Callable[[], Iterable[str]], of_jobs: OfJobs, before: float) -> int:
+    """Remove what no live process brings in, no version names and no job scores with, if it is as old as that
+    (seconds since 1970); how many folders that were."""
     if not root.is_dir():
         return 0
-    removed = _sweep_incoming(root / INCOMING, before) + _sweep_placed(root, in_use, before)
+    removed = _sweep_incoming(root / INCOMING, before) + _sweep_placed(root, in_use, of_jobs, before)
     _sweep_locks([*(root / INCOMING).glob("*.lock"), *(root / LOCKS).glob("*")], before)
     return removed
 
@@ -291,14 +293,15 @@ def _sweep_locks(files: Iterable[Path], before: float) -> None:
             lock.unlock(unlink=True)
 
 
-def _sweep_placed(root: Path, in_use: Callable[[], Iterable[str]], before: float) -> int:
+def _sweep_placed(root: Path, in_use: Callable[[], Iterable[str]], of_jobs: OfJobs, before: float) -> int:
     found = [folder for folder in root.glob("[0-9a-f][0-9a-f]/*") if _is_old(folder, before)]
     orphans = set(found) - _folders(root, in_use()) if found else set()
+    held = of_jobs({folder.name for folder in orphans}) if orphans else ()
     removed = 0
-    for folder in sorted(orphans):
+    for folder in sorted(folder for folder in orphans if folder.name not in held):
         with holding(root, folder.name):
-            # Somebody may have registered these bytes since; now nobody can.
-            if folder not in _folders(root, in_use()):
+            # Somebody may have registered or asked for these bytes since; now nobody can.
+            if _is_old(folder, before) and folder not in _folders(root, in_use()) and not of_jobs({folder.name}):
                 remove_tree(folder)
                 removed += 1
     return removed

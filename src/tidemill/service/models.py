@@ -134,7 +134,8 @@ def check(context: Context, who: Principal, reference: str) -> ModelCheck:
 
 def sweep_unfinished(context: Context, now: datetime) -> int:
     """Remove what was left by additions that never ended; how many folders that were."""
-    return modelfiles.sweep(root(context), context.store.models.paths_in_use, (now - UNFINISHED).timestamp())
+    store, before = context.store, (now - UNFINISHED).timestamp()
+    return modelfiles.sweep(root(context), store.models.paths_in_use, store.jobs.model_digests_in_use, before)
 
 
 def sweep_environments(context: Context, before: datetime, limit: int) -> int:
@@ -200,6 +201,18 @@ def interpreter(context: Context, environment: Environment | None) -> str | None
 def identify(context: Context, path: str, flavor: str | None, python: str | None) -> dict[str, Any]:
     """What `engine.models.identify` says, asked in the interpreter `python`."""
     return context.executor.call(context.entries.identify, {"path": path, "flavor": flavor}, python=python)
+
+
+def stored(context: Context, facts: Mapping[str, Any]) -> Path | None:
+    """Where the bytes of these facts lie already; None if they do not, or no longer are what they were."""
+    path = modelfiles.stored(root(context), facts["digest"])
+    if path is None:
+        return None
+    try:
+        found = identify(context, str(path), facts["flavor"], None)
+    except TidemillError:
+        return None
+    return path if found["digest"] == facts["digest"] else None
 
 
 def inspect(context: Context, facts: Mapping[str, Any], python: str | None) -> dict[str, Any]:

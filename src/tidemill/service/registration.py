@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.domain.access import Action, Principal
-from tidemill.domain.errors import InvalidSpec, NotAllowed, NotFound, TidemillError
-from tidemill.domain.model import Environment, ModelVersion, check_name
-from tidemill.service import audit, fetching, modelfiles, models
+from tidemill.domain.errors import InvalidSpec, NotAllowed, NotFound
+from tidemill.domain.model import Environment, ModelVersion, check_name, is_mlflow
+from tidemill.service import audit, fetching, mlflow, modelfiles, models
 from tidemill.service.context import Context
 from tidemill.service.modelfiles import Arrival
 
@@ -46,7 +46,8 @@ def add(
     environment: Environment | None = None,
     description: str = "",
 ) -> ModelVersion:
-    """Register the model at `source`: a path, a URL, or "module:Class". It may take minutes.
+    """Register the model at `source`: a path, a URL, an address on an MLflow server, or "module:Class". It may
+    take minutes.
 
     The bytes that the newest version has already make no new one, but the aliases move. Raises InvalidSpec,
     NotFound, NotAllowed, TooLarge, UnknownFormat, EnvironmentUnusable, or the flavor's error for a model that
@@ -58,10 +59,12 @@ def add(
         raise InvalidSpec("The source is empty.", remedy="Give a path, a URL, or module:Class.")
     if fetching.is_url(source):
         return _add_url(context, who, asked, source)
+    if is_mlflow(source):
+        return _add_mlflow(context, who, asked, source)
     if _SCHEME.match(source):
         raise InvalidSpec(
             f"Models cannot be added from {source.partition(':')[0]}: addresses.",
-            remedy="Give a path, an http or https URL, or send the file.",
+            remedy="Give a path, an http or https URL, models:/NAME@ALIAS of MLflow, or send the file.",
         )
     if _is_class(source):
         return _add_class(context, who, asked, source)
@@ -194,6 +197,12 @@ def _add_url(context: Context, who: Principal, asked: _Asked, url: str) -> Model
         return _register(context, who, asked, arrival, origin=origin, shown=origin)
 
 
+def _add_mlflow(context: Context, who: Principal, asked: _Asked, uri: str) -> ModelVersion:
+    mlflow.check_may(who, uri)
+    with mlflow.arriving(context, uri) as (arrival, origin):
+        return _register(context, who, asked, arrival, origin=origin, shown=uri)
+
+
 def _add_path(context: Context, who: Principal, asked: _Asked, source: str) -> ModelVersion:
     path = Path(os.path.abspath(os.path.expanduser(source) if who.key_id is None else source))
     roots = context.policy.data_roots or ()
@@ -233,24 +242,12 @@ def _register(
             signature = models.inspect(context, {**facts, "trusted": True}, python)
     root, digest = models.root(context), facts["digest"]
     with modelfiles.holding(root, digest):
-        path = _stored(context, root, facts)
+        path = models.stored(context, facts)
         if path is None:
             arrival.call(_registered_name(context, root, digest) or arrival.path.name)
             path = modelfiles.place(root, digest, arrival)
         version = _version(who, asked, {**facts, "path": str(path)}, origin=origin, signature=signature)
         return _store(context, who, asked, version)
-
-
-def _stored(context: Context, root: Path, facts: Mapping[str, Any]) -> Path | None:
-    """Where these bytes lie already; None if they do not, or no longer are what they were."""
-    path = modelfiles.stored(root, facts["digest"])
-    if path is None:
-        return None
-    try:
-        found = models.identify(context, str(path), facts["flavor"], None)
-    except TidemillError:
-        return None
-    return path if found["digest"] == facts["digest"] else None
 
 
 def _registered_name(context: Context, root: Path, digest: str) -> str | None:

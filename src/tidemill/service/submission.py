@@ -36,8 +36,8 @@ from tidemill.domain.errors import (
 from tidemill.domain.ids import new_id
 from tidemill.domain.input_list import LIST_MARK
 from tidemill.domain.job import ENDED, Idempotency, Job, JobState, NewJob
-from tidemill.domain.model import Pin, split_reference
-from tidemill.service import claims, control, jobs, models, uploads
+from tidemill.domain.model import Pin, is_mlflow, split_reference
+from tidemill.service import claims, control, jobs, mlflow, models, uploads
 from tidemill.service.context import Context
 from tidemill.service.stdin import STDIN
 from tidemill.wire.spec import JobSpec, OutputSpec, invalid_words
@@ -265,15 +265,23 @@ def _needs(context: Context, spec: JobSpec) -> Needs:
 def _pin(context: Context, who: Principal, spec: JobSpec) -> Pin:
     if split_reference(spec.model) is not None:
         return models.resolve(context, who, spec.model)
-    _check_model_place(context, who, spec.model)
-    facts = _IDENTIFIED.identify(context, spec.model, spec.flavor)
-    if facts["carries_code"] and not context.store.trust.is_trusted(facts["digest"]):
+    if is_mlflow(spec.model):
+        mlflow.check_may(who, spec.model)
+        pin = mlflow.pin(context, spec.model, spec.flavor)
+    else:
+        pin = _pin_of_path(context, who, spec)
+    if pin.carries_code and not context.store.trust.is_trusted(pin.digest):
         raise NotTrusted(
-            f"{spec.model} is a {facts['flavor']} model (sha256 {facts['digest'][:12]}): loading it runs code"
-            " that it carries.",
+            f"{spec.model} is a {pin.flavor} model (sha256 {pin.digest[:12]}): loading it runs code that it carries.",
             remedy="Register it with `tidemill models add`; if its origin can be trusted, an administrator says"
             " `tidemill models trust`.",
         )
+    return pin
+
+
+def _pin_of_path(context: Context, who: Principal, spec: JobSpec) -> Pin:
+    _check_model_place(context, who, spec.model)
+    facts = _IDENTIFIED.identify(context, spec.model, spec.flavor)
     return Pin(
         asked=spec.model,
         path=facts["path"],

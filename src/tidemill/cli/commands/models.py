@@ -29,7 +29,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command()
 def add(
     name: Name,
-    source: Annotated[str, typer.Argument(help="A model file or folder, a URL, or module:Class.")],
+    source: Annotated[
+        str, typer.Argument(help="A model file or folder, a URL, models:/NAME@ALIAS of MLflow, or module:Class.")
+    ],
     alias: Annotated[
         list[str] | None, typer.Option(help="An alias to point at the new version; may be repeated.")
     ] = None,

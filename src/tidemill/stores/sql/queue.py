@@ -47,6 +47,7 @@ from tidemill.stores.sql.rows import job_of, no_such_job, read_job, read_jobs
 from tidemill.stores.sql.tables import documents, held_by, idempotency, jobs
 
 _MIN_ABBREVIATION = 6
+_DIGESTS_PER_QUERY = 500
 _ENDINGS = FINISHED | {JobState.PAUSED, JobState.FAILED, JobState.CANCELLED}
 _HANDED_OVER = (JobState.PLANNING, JobState.RUNNING)
 _UNLEASED = {"token": None, "worker_id": None, "lease_until_ms": None}
@@ -233,6 +234,14 @@ class SqlQueue(JobQueue):
         with self._database.read() as connection:
             found = read_jobs(connection, newest)
             return found[0] if found else None
+
+    def model_digests_in_use(self, digests: Collection[str]) -> set[str]:
+        asked, found = sorted(digests), set[str]()
+        with self._database.read() as connection:
+            for start in range(0, len(asked), _DIGESTS_PER_QUERY):
+                some = jobs.c.model_digest.in_(asked[start : start + _DIGESTS_PER_QUERY])
+                found.update(connection.execute(select(jobs.c.model_digest).where(some).distinct()).scalars())
+        return found
 
     def list(self, wanted: JobFilter = EVERY_JOB, *, limit: int = 50, before: str | None = None) -> list[Job]:
         page = select(jobs).where(*self._conditions(wanted)).order_by(jobs.c.number.desc()).limit(limit)

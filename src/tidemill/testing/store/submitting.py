@@ -87,6 +87,13 @@ class SubmittingSuite(StoreSuite):
         store.jobs.submit(new_job("job_abcd"))
         assert store.jobs.get("job_abc").id == "job_abc"
 
+    def test_model_digests_in_use(self, store: Store) -> None:
+        assert store.jobs.model_digests_in_use([]) == set()
+        for number in range(3):
+            store.jobs.submit(new_job(f"job_00000{number}", model_digest=f"{number % 2}" * 64))
+        many = [f"{number:064x}" for number in range(1200)]
+        assert store.jobs.model_digests_in_use(["0" * 64, "2" * 64, "1" * 64, *many]) == {"0" * 64, "1" * 64}
+
     def test_find_by_output_gives_the_newest(self, store: Store) -> None:
         for number in (3, 1, 2):
             store.jobs.submit(new_job(f"job_00000{number}", output="/data/a" if number != 2 else "/data/b"))
