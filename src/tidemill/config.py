@@ -126,6 +126,7 @@ class Settings(BaseSettings):
             "models": self.models_dir or self.home / "models",
             "results": self.results_dir or self.home / "results",
             "uploads": self.uploads_dir or self.home / "uploads",
+            "stdin": self.home / "stdin",
             "logs": self.home / "logs",
             "environments": self.home / "environments",
         }

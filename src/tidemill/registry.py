@@ -74,6 +74,10 @@ sources: Registry[Source] = Registry(
         "parquet": "tidemill.sources.parquet:ParquetSource",
         "csv": "tidemill.sources.csv:CsvSource",
         "jsonl": "tidemill.sources.jsonl:JsonlSource",
+        "arrow": "tidemill.sources.arrow:ArrowSource",
+        "orc": "tidemill.sources.orc:OrcSource",
+        "avro": "tidemill.sources.avro:AvroSource",
+        "excel": "tidemill.sources.excel:ExcelSource",
     },
 )
 
@@ -84,6 +88,7 @@ encoders: Registry[Encoder] = Registry(
         "csv": "tidemill.encoders.csv:CsvEncoder",
         "jsonl": "tidemill.encoders.jsonl:JsonLinesEncoder",
         "arrow": "tidemill.encoders.arrow:ArrowEncoder",
+        "orc": "tidemill.encoders.orc:OrcEncoder",
     },
 )
 
@@ -122,6 +127,11 @@ def detect_format() -> Callable[[InputFile], str]:
     """The function that names the source for a file by its content."""
     detect = import_module("tidemill.sources.listing").detect_format
     return lambda file: str(detect(file, [sources.get(name) for name in sources.names()]))
+
+
+def open_source() -> Callable[..., Source]:
+    """The function that opens a source: (name, options, spool, types of partitions once they are settled)."""
+    return cast("Callable[..., Source]", import_module("tidemill.sources.partitioned").open_source)
 
 
 executors: Registry[Executor] = Registry("executors", {"local": "tidemill.executors.local:LocalExecutor"})

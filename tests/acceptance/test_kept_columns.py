@@ -11,11 +11,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import fastavro
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import orc
 
 from tests.acceptance.terminal import Terminal
 
@@ -48,7 +50,13 @@ COLUMNS: dict[str, pa.Array] = {
 }
 BYTES_AND_SPANS = {"bytes", "span"}
 NESTED = {"items", "deep", "lookup"}
-REFUSED = {"parquet": set(), "arrow": set(), "csv": BYTES_AND_SPANS | NESTED, "jsonl": BYTES_AND_SPANS}
+REFUSED = {
+    "parquet": set(),
+    "arrow": set(),
+    "orc": {"clock", "span"},
+    "csv": BYTES_AND_SPANS | NESTED,
+    "jsonl": BYTES_AND_SPANS,
+}
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +69,10 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_folders_and_files_of_typed_formats(terminal: Terminal, typed: Path) -> None:
     want = pq.read_table(typed).drop_columns("x")
-    for output in ("a", "b.parquet", "c.arrow"):
+    for output in ("a", "b.parquet", "c.arrow", "d.feather"):
         terminal.run("wild:OnlyX", typed, "-o", output, "--keep", "auto").done()
         place = terminal.work / output
-        found = pa.ipc.open_file(place).read_all() if output.endswith("arrow") else pq.read_table(place)
+        found = pa.ipc.open_file(place).read_all() if output[0] in "cd" else pq.read_table(place)
         if output == "c.arrow":
             want = want.set_column(want.schema.get_field_index("label"), "label", want["label"].cast(pa.string()))
         assert found.drop_columns("prediction").equals(want), output
@@ -129,7 +137,66 @@ def _as_json(value: Any) -> Any:
     return value
 
 
-@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_orc(terminal: Terminal, typed: Path) -> None:
+    keep = [name for name in COLUMNS if name not in REFUSED["orc"]]
+    terminal.run("wild:OnlyX", typed, "-o", "out.orc", "--keep", ",".join(keep)).done()
+    found = orc.read_table(terminal.work / "out.orc")
+    assert found.column_names == [*keep, "prediction"]
+    for name in keep:
+        want = COLUMNS[name]
+        want = want.cast(pa.string()) if name == "label" else want
+        if name == "nothing":
+            assert found[name].null_count == 3
+        else:
+            assert found[name].combine_chunks().cast(want.type).equals(want), name
+    terminal.say("verify", "out.orc").done()
+
+
+def write_arrow(path: Path, data: pa.Table) -> None:
+    with pa.ipc.new_file(str(path), data.schema) as writer:
+        writer.write_table(data)
+
+
+def write_orc(path: Path, data: pa.Table) -> None:
+    held = [name for name in data.column_names if name not in {*REFUSED["orc"], "ubig", "nothing", "label"}]
+    orc.write_table(data.select(held), path)
+
+
+def write_avro(path: Path, data: pa.Table) -> None:
+    kinds = {
+        "x": "double", "big": ["null", "long"], "f32": ["null", "float"], "yes": ["null", "boolean"],
+        "text": ["null", "string"], "day": ["null", {"type": "int", "logicalType": "date"}],
+        "money": ["null", {"type": "bytes", "logicalType": "decimal", "precision": 38, "scale": 5}],
+        "utc": ["null", {"type": "long", "logicalType": "timestamp-micros"}],
+        "clock": ["null", {"type": "long", "logicalType": "time-micros"}],
+        "bytes": ["null", "bytes"], "items": ["null", {"type": "array", "items": ["null", "long"]}],
+    }  # fmt: skip
+    schema = {"type": "record", "name": "R", "fields": [{"name": k, "type": v} for k, v in kinds.items()]}
+    with path.open("wb") as file:
+        fastavro.writer(file, schema, data.select(list(kinds)).to_pylist(), codec="deflate")
+
+
+@pytest.mark.parametrize("name", ["in.arrow", "in.orc", "in.avro"])
+def test_typed_inputs_keep_their_types(terminal: Terminal, typed: Path, name: str) -> None:
+    write = {"in.arrow": write_arrow, "in.orc": write_orc, "in.avro": write_avro}[name]
+    data = pq.read_table(typed)
+    write(terminal.folder / name, data)
+    terminal.run("wild:OnlyX", terminal.folder / name, "-o", "out.arrow", "--keep", "auto").done()
+    found = pa.ipc.open_file(terminal.work / "out.arrow").read_all().drop_columns("prediction")
+    assert found.num_columns >= 10
+    for column in found.column_names:
+        want = data[column].cast(pa.string()) if column == "label" else data[column]
+        same = found[column].type == want.type or name == "in.orc"
+        assert same and found[column].cast(want.type).equals(want), column
+
+
+def test_workbooks_and_avro_are_not_written(terminal: Terminal, typed: Path) -> None:
+    terminal.run("wild:OnlyX", typed, "-o", "out.xlsx").refused("workbooks are not written", ".csv")
+    terminal.run("wild:OnlyX", typed, "-o", "out.avro").refused("avro is not written", ".parquet")
+    terminal.nothing_left()
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "orc"])
 def test_what_cannot_be_written_is_refused_before_the_first_row(terminal: Terminal, typed: Path, ending: str) -> None:
     refused = sorted(REFUSED[ending])
     said = terminal.run("wild:OnlyX", typed, "-o", f"out.{ending}", "--keep", ",".join(refused))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -82,6 +83,17 @@ def test_a_model_that_raises_on_one_row_in_a_hundred(terminal: Terminal, many: I
     said = score(terminal, "Raises", many).done(3)
     check(terminal, many, [*range(7, 100_000, 100)], "ValueError", "row {n} has no soul")
     assert "100,000 = 99,000 predicted + 1,000 rejected" in said.err
+
+
+def test_finding_bad_rows_slowly_is_no_hang(terminal: Terminal) -> None:
+    """Longer than a scorer may be silent, but each call is answered."""
+    terminal.work.mkdir(exist_ok=True)
+    n = np.arange(256)
+    pq.write_table(pa.table({"n": n, "x": n * 0.5}), terminal.work / "few.parquet")
+    words = ("wild:RaisesSlowly", "few.parquet", "-o", "out", "--keep", "n", "--scorers", "1")
+    said = terminal.run(*words, "--batch-rows", "256", seconds=TWO_MINUTES, TIDEMILL_STALL_SECONDS="2").done(3)
+    assert "256 = 251 predicted + 5 rejected" in said.err
+    assert {row["_error"] for row in pq.read_table(terminal.work / "out.rejected").to_pylist()} == {"ValueError"}
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,36 @@ def test_a_job_that_needs_the_whole_host_runs_alone(shop: Workshop) -> None:
     assert not any(len(names) > 1 for names in crowd.together if "big" in names)
 
 
+def test_each_job_sees_its_own_gpus(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two at once share none; one that asked for none sees none, and where none are given out all are seen."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b,GPU-c")
+    gate = shop.folder / "gate"
+    asked = {"one": 1, "two": 2, "none": 0}
+    seen = {name: shop.folder / f"{name}.gpus" for name in (*asked, "unmanaged")}
+
+    def submit(name: str, count: int) -> Job:
+        return shop.submit(name, needs=Needs(cpus=1, gpus=count), gate=str(gate), gpus=str(seen[name]))
+
+    jobs = [submit(name, count) for name, count in asked.items()]
+    first = shop.pool(gpus=3, jobs_at_once=3)
+    until(lambda: all(seen[name].exists() and seen[name].read_text().count("\n") >= 2 for name in asked))
+    gate.touch()
+    assert [job.state for job in shop.ended(*jobs)] == [REJECTED] * 3
+    # The first line is the planner's, which loads the model to describe it and is kept from nothing.
+    scorers = {name: set(seen[name].read_text().splitlines()[1:]) for name in asked}
+    assert all(len(lines) == 1 for lines in scorers.values())
+    of = {name: lines.pop() for name, lines in scorers.items()}
+    assert of["none"] == ""
+    assert sorted([of["one"], *of["two"].split(",")]) == ["GPU-a", "GPU-b", "GPU-c"]
+
+    first.drain()
+    assert first.join(PATIENCE_SECONDS)
+    shop.pool(shop.open())
+    [ended] = shop.ended(submit("unmanaged", 0))
+    assert ended.state is REJECTED, ended.error
+    assert set(seen["unmanaged"].read_text().splitlines()) == {"all"}
+
+
 def test_a_draining_pool_hands_over_and_nothing_is_scored_twice(shop: Workshop) -> None:
     gate = shop.folder / "gate"
     job = shop.submit("handed", log=shop.log_path("handed"), gate=str(gate))

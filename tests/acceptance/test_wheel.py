@@ -98,6 +98,8 @@ def test_wheel_says_what_it_is(wheel: Path) -> None:
     assert "\nRequires-Python: >=3.11\n" in metadata
     assert set(re.findall(r"^Provides-Extra: (\S+)$", metadata, re.MULTILINE)) == {
         "all",
+        "avro",
+        "excel",
         "lightgbm",
         "onnx",
         "postgres",

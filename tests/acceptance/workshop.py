@@ -68,10 +68,11 @@ class Workshop:
         *,
         jobs_at_once: int = 2,
         drain_seconds: float = PATIENCE_SECONDS,
+        gpus: int = 0,
         observers: Sequence[Observer] = (),
     ) -> Pool:
         """A pool that takes jobs from now on."""
-        options = pool_options(Settings(home=self.folder, cores=2, jobs_at_once=jobs_at_once))
+        options = pool_options(Settings(home=self.folder, cores=2, jobs_at_once=jobs_at_once, gpus=gpus))
         options = replace(options, drain_seconds=drain_seconds)
         made = Pool(context or self.context, options, observers)
         self.pools.append(made)
@@ -99,7 +100,8 @@ class Workshop:
         """A queued job whose model gets these options."""
         spec = self.spec(name, mode=mode, **options)
         if needs is not None:
-            spec = spec.model_copy(update={"compute": spec.compute.model_copy(update={"scorers": needs.cpus})})
+            taken = {"scorers": needs.cpus, "gpus": needs.gpus}
+            spec = spec.model_copy(update={"compute": spec.compute.model_copy(update=taken)})
         return submission.submit(self.context, WHO, spec)[0]
 
     def get(self, job: Job) -> Job:

@@ -28,6 +28,8 @@ NATIVE = (
     "skops",
     "torch",
     "transformers",
+    "fastavro",
+    "python_calamine",
 )
 """Libraries that parse data or hold models: they crash on bad bytes, so they live in children."""
 

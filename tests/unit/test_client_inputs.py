@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tidemill.client.inputs import SUFFIXES, local_files
-from tidemill.domain.errors import NotFound
+from tidemill.client.inputs import SUFFIXES, local_files, route
+from tidemill.domain.errors import InvalidSpec, NotFound
 from tidemill.registry import sources
 from tidemill.sources.listing import list_inputs
+from tidemill.wire.spec import JobSpec
 
 NAMES = (
     "b.csv", "B.CSV.GZ", "a/z.parquet", "a/_hidden.csv", "a/b/c.jsonl.zst", "a.b/x.ndjson", ".git/x.csv",
@@ -43,3 +44,17 @@ def test_nothing_to_send_is_said(tree: Path, path: str) -> None:
     with pytest.raises(NotFound) as caught:
         local_files(str(tree / path), SUFFIX)
     assert "server:/" in str(caught.value.remedy)
+
+
+def test_a_list_is_read_here_and_its_files_are_sent(tree: Path) -> None:
+    (tree / "list.txt").write_text("# two\nb.csv\na/data.pq\nserver:/there.csv\n")
+    spec = JobSpec.model_validate({"model": "m@1", "input": {"path": f"@{tree}/list.txt"}})
+    routed = route(spec)
+    assert [each.files for each in routed] == [(tree / "b.csv",), (tree / "a/data.pq",), ()]
+    assert routed[2].there == "/there.csv"
+
+
+@pytest.mark.parametrize("path, error", [("-", InvalidSpec), ("@gone.txt", NotFound)])
+def test_what_cannot_be_sent_is_refused(path: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        route(JobSpec.model_validate({"model": "m@1", "input": {"path": path}}))

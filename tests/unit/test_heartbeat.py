@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tidemill.domain.errors import LeaseLost, StoreUnavailable
-from tidemill.domain.job import Lease, Want
+from tidemill.domain.job import JobState, Lease, Want
 from tidemill.engine.heartbeat import MARGIN, Heartbeat
 
 LEASE = Lease(job_id="job_1", epoch=3, token="t")
@@ -58,6 +58,11 @@ class Renewals:
 
     def __init__(self, answer: Callable[[int], dict[str, Want]]) -> None:
         self.answer, self.asked = answer, 0
+        self.job = SimpleNamespace(epoch=LEASE.epoch + 1, state=JobState.RUNNING)
+
+    def get(self, job_id: str) -> SimpleNamespace:
+        assert job_id == LEASE.job_id
+        return self.job
 
     def renew_if_current(self, leases: Sequence[Lease], worker_id: str) -> dict[str, Want]:
         assert (list(leases), worker_id) == ([LEASE], "w")
@@ -102,6 +107,18 @@ def test_a_job_of_somebody_else_is_lost_at_once_and_told_once(clock: Clock) -> N
             beat.check()
         _until(lambda: not any(thread.is_alive() for thread in beat._threads))
     assert told == [BEAT_SECONDS]
+
+
+@pytest.mark.parametrize("state", [JobState.SUCCEEDED, JobState.QUEUED, JobState.PAUSED])
+def test_a_job_that_this_worker_itself_let_go_is_not_lost(clock: Clock, state: JobState) -> None:
+    """The store knows that it ended, was handed over or came to rest before the heartbeat was told to stop."""
+    told: list[float] = []
+    with beating(clock, lambda _: {}, lambda: told.append(clock())) as beat:
+        beat.store.jobs.job = SimpleNamespace(epoch=LEASE.epoch, state=state)
+        _until(lambda: beat.store.jobs.asked == 1)
+        beat.check()
+    assert not beat.lost
+    assert told == []
 
 
 def test_a_silence_that_is_shorter_than_the_lease_is_outlasted(clock: Clock) -> None:

@@ -135,6 +135,30 @@ def test_a_broken_link_is_named(tree: Path) -> None:
         names(tree, "a")
 
 
+def test_a_list_stands_for_the_paths_on_its_lines(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lists = tree / "lists"
+    lists.mkdir()
+    (lists / "one.txt").write_text(f"# these\n../b/2.csv\r\n\n  {tree}/a \n../b*.csv\n../b/2.csv")
+    expected = ["b.csv", "b/2.csv", "a/deep/er/z.csv", "a/x.CSV.gz", "a/y.parquet", "b/10.csv"]
+    found = [os.path.relpath(file.path, tree) for file in list_inputs([
+        str(tree / "b.csv"), f"@{lists}/one.txt", str(tree / "b")], None)]  # fmt: skip
+    assert found == expected
+    monkeypatch.chdir(tree)
+    assert next(file.path for file in list_inputs(["@lists/one.txt"], (".csv",))) == str(tree / "b/2.csv")
+
+
+@pytest.mark.parametrize("content", ["", "# none\n\n", "gone.csv\n"])
+def test_a_list_that_leads_to_nothing_is_refused(tree: Path, content: str) -> None:
+    (tree / "list.txt").write_text(content)
+    with pytest.raises(NotFound, match=r"list\.txt|gone\.csv"):
+        list(list_inputs([f"@{tree}/list.txt"], None))
+
+
+def test_a_list_that_is_not_there_is_named(tree: Path) -> None:
+    with pytest.raises(InputUnreadable, match=r"nowhere\.txt"):
+        list(list_inputs([f"@{tree}/nowhere.txt"], None))
+
+
 def test_memory_follows_the_largest_folder_not_the_number_of_files(tmp_path: Path) -> None:
     for folder in range(40):
         (tmp_path / f"{folder:02}").mkdir()
@@ -168,6 +192,13 @@ def test_memory_follows_the_largest_folder_not_the_number_of_files(tmp_path: Pat
         ("x.csv", b"", "csv"),
         ("x.jsonl", b"", "jsonl"),
         ("x.parquet", b"", "parquet"),
+        ("x", b"ARROW1\0\0" + b"\0" * 20, "arrow"),
+        ("x.feather", b"FEA1" + b"\0" * 20, "arrow"),
+        ("x.csv", b"ORC" + b"\0" * 20, "orc"),
+        ("x", b"Obj\x01" + b"\0" * 20, "avro"),
+        ("x.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 20, "excel"),
+        ("x.csv", b"ORC,b\n1,2\n", "csv"),
+        ("x.csv", b"ARROW1,b\n1,2\n", "csv"),
     ],
 )
 def test_the_content_tells_the_format(tmp_path: Path, name: str, content: bytes, expected: str) -> None:

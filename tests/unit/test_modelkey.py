@@ -36,6 +36,8 @@ def test_all_that_decides_what_is_loaded_is_in_the_key(tmp_path: Path) -> None:
     keys = [
         model_key(model, PLAN, 2),
         model_key(model, PLAN, 1),
+        model_key(model, PLAN, 2, ()),
+        model_key(model, PLAN, 2, ("0",)),
         model_key({**model, "digest": "e"}, PLAN, 2),
         model_key({**model, "flavor": "python"}, PLAN, 2),
         model_key({**model, "path": str(tmp_path / "other.txt")}, PLAN, 2),

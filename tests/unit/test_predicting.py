@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tidemill.domain.errors import ModelUnusable, TooManyRejected
 from tidemill.domain.receipt import Rejection
 from tidemill.domain.signature import ModelInfo
+from tidemill.engine.chunkscorer import _Guard
 from tidemill.engine.predicting import Errors, Outcome, Predictor, features_of
-from tidemill.engine.scorer import _Guard
 from tidemill.ports.flavor import Model, Predicted
 from tidemill.sources.csv import CsvSource
 
@@ -184,3 +184,11 @@ def test_a_row_with_two_misfits_is_rejected_once() -> None:
     _, fits, bad = features_of(data, np.array([0]), (("a", "int64"), ("b", "int64")), CsvSource().cast_text)
     assert fits is not None and fits.tolist() == [False]
     assert len(bad) == 1
+
+
+def test_every_call_of_the_model_is_told_of() -> None:
+    calls: list[int] = []
+    model = Fake(refuse({5}))
+    Predictor(model, SCHEMA, after_call=lambda: calls.append(1)).predict(features(8))
+    # 8 rows, halves of 4, 2 and 1 around the fifth, and the other seven together.
+    assert len(calls) == 1 + 2 * 3 + 1

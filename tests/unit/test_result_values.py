@@ -75,7 +75,7 @@ COLUMNS = pa.table(
 
 @pytest.mark.parametrize(
     ("form", "options"),
-    [("parquet", {}), ("arrow", {}), ("csv", {}), ("jsonl", {}), ("csv", {"compression": "gzip"}),
+    [("parquet", {}), ("arrow", {}), ("orc", {}), ("csv", {}), ("jsonl", {}), ("csv", {"compression": "gzip"}),
      ("jsonl", {"compression": "zstd"})],
 )  # fmt: skip
 def test_published_files_come_back_as_they_were(form: str, options: dict[str, str], tmp_path: Path) -> None:

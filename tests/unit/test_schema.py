@@ -9,15 +9,17 @@ import pyarrow as pa
 import pytest
 
 from tidemill.domain.errors import InvalidSpec, SchemaMismatch
-from tidemill.domain.plan import InputFile
+from tidemill.domain.plan import Block, InputFile
 from tidemill.domain.signature import Field, ModelInfo
 from tidemill.engine.schema import Columns, InputSchema
 from tidemill.ports.source import FileFacts
 from tidemill.sources.csv import CsvSource
+from tidemill.sources.excel import ExcelSource
 from tidemill.sources.jsonl import JsonlSource
 from tidemill.sources.parquet import ParquetSource
 from tidemill.wire.spec import JobSpec
 
+BLOCK = Block(rows=1, decoded_bytes=8, start=0, stop=1)
 X = Field(name="x", type="double")
 OUT = (Field(name="prediction", type="double"),)
 
@@ -162,6 +164,29 @@ def test_too_many_columns_to_keep_must_be_named() -> None:
 def test_a_kept_column_called_like_a_prediction() -> None:
     assert "'prediction'" in refusal({"x": pa.float64(), "prediction": pa.int64()})
     assert resolve({"x": pa.float64(), "prediction": pa.int64()}, keep="none").predictions.names == ["prediction"]
+
+
+@pytest.mark.parametrize(
+    "first, second, both",
+    [
+        (pa.int64(), pa.float64(), "double"),
+        (pa.date32(), pa.timestamp("us"), "timestamp[us]"),
+        (pa.float64(), pa.string(), "string"),
+        (pa.bool_(), pa.int64(), "string"),
+        (pa.null(), pa.int64(), "int64"),
+    ],
+)
+def test_where_values_decide_types_files_agree_on_one_that_holds_both(
+    first: pa.DataType, second: pa.DataType, both: str
+) -> None:
+    words = JobSpec.model_validate({"model": "m", "input": {"path": "in"}})
+    collected = InputSchema(ModelInfo(flavor="python", inputs=(X,), outputs=OUT), words, ExcelSource)
+    for number, kind in enumerate((first, second)):
+        file = InputFile(path=f"/in/{number}", size_bytes=1, mtime_ns=1)
+        collected.add(file, FileFacts(schema=pa.schema([("x", pa.string()), ("k", kind)]), blocks=(BLOCK,)))
+    columns = collected.resolve()
+    assert str(columns.kept.field("k").type) == both
+    assert columns.source_types == {}, "text may feed a number, but is cast before predicting"
 
 
 STRICT = Field(name="x", type="double", accepts=("double", "int32", "decimal128"))

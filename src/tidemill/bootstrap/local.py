@@ -15,6 +15,7 @@ from tidemill.bootstrap.wiring import opened
 from tidemill.domain.access import Principal
 from tidemill.domain.cost import UsageBy
 from tidemill.domain.errors import InvalidSpec, OutputExists, StillRunning
+from tidemill.domain.input_list import LIST_MARK
 from tidemill.domain.job import Job, JobFilter, JobState
 from tidemill.domain.model import Environment, is_mlflow, split_reference
 from tidemill.domain.trials import Findings
@@ -34,6 +35,7 @@ from tidemill.service import (
     trials,
 )
 from tidemill.service.context import Context
+from tidemill.service.stdin import STDIN
 from tidemill.wire.api import (
     AddKey,
     AddModelVersion,
@@ -223,7 +225,9 @@ class LocalBackend:
 
 def absolute(spec: JobSpec) -> JobSpec:
     """The spec with every path of the current folder made absolute: whoever runs it stands elsewhere."""
-    paths = [path if path.startswith(UPLOAD) else _absolute(path) for path in spec.input.path]
+    paths = [
+        path if path == STDIN or path.startswith((UPLOAD, LIST_MARK)) else _absolute(path) for path in spec.input.path
+    ]
     update: dict[str, Any] = {"input": spec.input.model_copy(update={"path": paths}), "model": _model(spec.model)}
     if spec.output is not None:
         folder = "/" if spec.output.path.endswith("/") else ""

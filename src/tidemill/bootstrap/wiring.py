@@ -40,11 +40,16 @@ JOB_PRELOAD = (
     "tidemill.sources.parquet",
     "tidemill.sources.csv",
     "tidemill.sources.jsonl",
+    "tidemill.sources.arrow",
+    "tidemill.sources.orc",
+    "tidemill.sources.avro",
+    "tidemill.sources.excel",
+    "tidemill.sources.partitioned",
     "tidemill.encoders.parquet",
 )
 """What the children of a job need as well; those that answer a question start sooner without."""
 
-SUFFIXES = {"parquet": ".parquet", "csv": ".csv", "jsonl": ".jsonl", "arrow": ".arrow"}
+SUFFIXES = {"parquet": ".parquet", "csv": ".csv", "jsonl": ".jsonl", "arrow": ".arrow", "orc": ".orc"}
 COMPRESSION_SUFFIXES = {"gzip": ".gz", "zstd": ".zst"}
 
 

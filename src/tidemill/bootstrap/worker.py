@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,20 +16,32 @@ from tidemill.service.context import Context
 from tidemill.service.work import Pool, PoolOptions
 
 LOOK_SECONDS = 1.0
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 def pool_options(settings: Settings) -> PoolOptions:
     """What this machine gives, by the settings. Whoever asks for more jobs than cores gets them."""
     at_once = settings.jobs_at_once or settings.cores
+    gpus = _gpus(settings.gpus)
     return PoolOptions(
         jobs_at_once=at_once,
         host=Needs(
             cpus=max(settings.cores, at_once),
             memory_bytes=usable_memory_bytes(settings.memory_share),
-            gpus=settings.gpus,
+            gpus=len(gpus or ()),
         ),
+        gpus=gpus,
         drain_seconds=settings.drain_seconds,
     )
+
+
+def _gpus(most: int) -> tuple[str, ...] | None:
+    """Names of the GPUs that jobs may have: of those that whoever started this process lets it see. None: all."""
+    if most == 0:
+        return None
+    seen = os.environ.get(VISIBLE_GPUS)
+    names = [str(number) for number in range(most)] if seen is None else [name for name in seen.split(",") if name]
+    return tuple(names[:most])
 
 
 def start_pool(context: Context, settings: Settings, observers: Sequence[Observer] = ()) -> Pool:

@@ -24,6 +24,7 @@ from tidemill.cli.backend import Backend
 from tidemill.cli.output import people
 from tidemill.cli.progress import ProgressView
 from tidemill.cli.summary import Ending
+from tidemill.client.jobs import SUFFIXES
 from tidemill.domain.errors import InvalidSpec, OutputBusy, OutputExists, TidemillError
 from tidemill.domain.job import FINISHED, JobState
 from tidemill.domain.receipt import Part, PartKind
@@ -62,6 +63,10 @@ def _checked(spec: JobSpec) -> OutputSpec:
         raise InvalidSpec(
             "What a service scored is not appended to an output of this machine.",
             remedy="Choose another output, or --mode overwrite.",
+        )
+    if output.format not in SUFFIXES:
+        raise InvalidSpec(
+            f"A service does not hand out results as {output.format}.", remedy=f"Choose one of: {', '.join(SUFFIXES)}."
         )
     others = {name: value for name, value in output.options.items() if name != "single_file"}
     if others:

@@ -45,6 +45,10 @@ READERS = {
         'polars.read_ndjson("{path}")',
         "duckdb.sql(\"from '{glob}'\")",
     ),
+    "orc": (
+        'pandas.read_orc("{path}")',
+        'pyarrow.dataset.dataset("{path}", format="orc").to_table()',
+    ),
     "arrow": (
         'pandas.read_feather("{path}")',
         'polars.read_ipc("{path}")',

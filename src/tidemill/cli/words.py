@@ -28,7 +28,7 @@ Model = Annotated[
     str,
     typer.Argument(help="Model file, folder, [i]module:Class[/] or [i]name@alias[/]; or a job spec (.yaml, .json)."),
 ]
-Inputs = Annotated[list[str] | None, typer.Argument(help="Files, folders or glob patterns to score.")]
+Inputs = Annotated[list[str] | None, typer.Argument(help="Files, folders, patterns, @LIST or - for standard input.")]
 
 
 def _words(
@@ -55,7 +55,8 @@ def _words(
         str | None, typer.Option(help="Types of text columns. COL=TYPE,COL=TYPE", metavar="TYPES")
     ] = None,
     input_format: Annotated[
-        str | None, typer.Option(help="parquet, csv or jsonl; by default seen from the content.")
+        str | None,
+        typer.Option(help="parquet, csv, jsonl, arrow, orc, avro, excel; by default told by content."),
     ] = None,
     input_option: Annotated[
         list[str] | None, typer.Option(help="Of the input format, e.g. delimiter=;", metavar="K=V")

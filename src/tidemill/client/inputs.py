@@ -6,12 +6,14 @@ import fnmatch
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tidemill.domain.errors import InvalidSpec, NotFound
+from tidemill.domain.input_list import LIST_MARK, listed_paths
 from tidemill.domain.model import is_mlflow, split_reference
+from tidemill.domain.partition import partitions_of
 from tidemill.wire.spec import JobSpec
 
 ON_SERVER = "server:"
@@ -21,6 +23,10 @@ SUFFIXES = {
     "parquet": (".parquet", ".pq"),
     "csv": (".csv", ".tsv"),
     "jsonl": (".jsonl", ".ndjson"),
+    "arrow": (".arrow", ".feather", ".arrows", ".ipc"),
+    "orc": (".orc",),
+    "avro": (".avro",),
+    "excel": (".xlsx", ".xls", ".xlsb", ".xlsm", ".ods"),
 }
 """Endings of the files that count in a folder, as the service lists them."""
 COMPRESSIONS = (".gz", ".zst")
@@ -40,7 +46,39 @@ class Routed:
 def route(spec: JobSpec, *, input_on_server: bool = False) -> list[Routed]:
     """What to do with each path of the input. Raises NotFound for one that is not here."""
     suffixes = SUFFIXES.get(spec.input.format) or tuple(end for ends in SUFFIXES.values() for end in ends)
-    return [_route(path, suffixes, on_server=input_on_server) for path in spec.input.path]
+    paths = [path for text in spec.input.path for path in _listed(text)]
+    routed = [_route(path, suffixes, on_server=input_on_server) for path in paths]
+    if spec.input.options.get("partitions", True):
+        _refuse_partitions(file for each in routed for file in each.files)
+    return routed
+
+
+def _listed(text: str) -> list[str]:
+    """The path, or those in the list on this machine that it names. Raises NotFound, InvalidSpec."""
+    if text == "-":
+        raise InvalidSpec("Standard input is not sent to a service.", remedy="Write it to a file and name that.")
+    if not text.startswith(LIST_MARK):
+        return [text]
+    path = os.path.abspath(os.path.expanduser(text.removeprefix(LIST_MARK)))
+    try:
+        with open(path, "rb") as lines:
+            return list(listed_paths(lines, path))
+    except OSError as exc:
+        raise NotFound(
+            f"The list {path} cannot be read: {exc.strerror}.", remedy="Name a file with a path on each line."
+        ) from exc
+
+
+def _refuse_partitions(files: Iterable[Path]) -> None:
+    """What is sent has its name, but no folders: their values would be lost."""
+    for file in files:
+        if values := partitions_of(str(file)):
+            named = "/".join(f"{name}={value}" for name, value in values.items())
+            raise InvalidSpec(
+                f"The folders of {file} hold values ({named}) that are not sent with it.",
+                remedy="Name the folder on the service's own disk, server:/..., or say --input-option partitions=false"
+                " to do without them.",
+            )
 
 
 def _route(path: str, suffixes: tuple[str, ...], *, on_server: bool) -> Routed:

@@ -107,6 +107,8 @@ class PlanSummary:
     input_bytes: int
     source: str
     source_options: dict[str, Any] = field(default_factory=dict)
+    partitions: dict[str, str] = field(default_factory=dict)
+    """Columns that come from the names of folders, with their types."""
     columns: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
     types: dict[str, str] = field(default_factory=dict)

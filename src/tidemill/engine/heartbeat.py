@@ -9,8 +9,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TypeVar
 
-from tidemill.domain.errors import LeaseLost, StoreUnavailable, StoreUnusable
-from tidemill.domain.job import Lease, Want
+from tidemill.domain.errors import LeaseLost, StoreUnavailable, StoreUnusable, TidemillError
+from tidemill.domain.job import LEASED, Lease, Want
 from tidemill.ports.store import Store
 
 log = logging.getLogger(__name__)
@@ -107,11 +107,20 @@ class Heartbeat:
                 self._say_once(exc)
                 continue
             if self.lease.job_id not in wants:
-                self._lose("somebody else may hold it")
+                if not self._let_go():
+                    self._lose("somebody else may hold it")
                 return
             self._failing = False
             self._renewed = asked
             self.want = wants[self.lease.job_id]
+
+    def _let_go(self) -> bool:
+        """Whether the job has just ended or come to rest by the hand of this very worker."""
+        try:
+            job = self.store.jobs.get(self.lease.job_id)
+        except TidemillError:
+            return False
+        return job.epoch == self.lease.epoch and job.state not in LEASED
 
     def _say_once(self, exc: StoreUnusable) -> None:
         if not self._failing:

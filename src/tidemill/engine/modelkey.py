@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tidemill.domain.plan import PlanSummary
@@ -18,15 +18,18 @@ def load_options(plan: PlanSummary, threads: int) -> dict[str, Any]:
     return {**plan.predict, "features": [field.name for field in plan.model.inputs], "threads": threads}
 
 
-def model_key(model: Mapping[str, Any], plan: PlanSummary, threads: int) -> str | None:
-    """A digest of all that decides what is loaded: the model ("path", "digest", "flavor") and the options.
+def model_key(
+    model: Mapping[str, Any], plan: PlanSummary, threads: int, gpus: Sequence[str] | None = None
+) -> str | None:
+    """A digest of all that decides what is loaded and where: the model ("path", "digest", "flavor"), the options
+    and the GPUs.
 
     None for a model that is code ("module:Class"): its class may remember rows, and its neighbours may
     have changed, so it is loaded anew for each job.
     """
     if not os.path.exists(model["path"]):
         return None
-    words = [model["path"], model["digest"], model["flavor"], load_options(plan, threads)]
+    words = [model["path"], model["digest"], model["flavor"], load_options(plan, threads), gpus]
     return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
 
 

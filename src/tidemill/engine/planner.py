@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from tidemill import registry
 from tidemill.domain.errors import InputUnreadable, NotFound, Refused, TooLarge, UnsupportedType
+from tidemill.domain.partition import partitions_of
 from tidemill.domain.plan import Block, InputFile, PlanSummary
 from tidemill.domain.signature import ModelInfo
 from tidemill.engine import models, planfile
@@ -78,7 +79,9 @@ class _Listing:
             self.files += 1
             self.bytes += file.size_bytes
             self._hash.update(f"{file.path}\0{file.size_bytes}\0{file.mtime_ns}\n".encode())
-            self._content_hash.update(f"{os.path.basename(file.path)}\0{file.size_bytes}\n".encode())
+            name = "".join(f"{key}={value}\0" for key, value in partitions_of(file.path).items())
+            name += os.path.basename(file.path)
+            self._content_hash.update(f"{name}\0{file.size_bytes}\n".encode())
             yield file
 
     def digest(self) -> str:
@@ -167,7 +170,7 @@ class _Planner:
         source_name: str = self.spec.input.format
         if source_name == "auto":
             source_name = registry.detect_format()(first)
-        source = registry.sources.get(source_name)(self.spec.input.options, self.staging / "spool")
+        source = registry.open_source()(source_name, self.spec.input.options, self.staging / "spool")
         schema = InputSchema(self.info, self.spec, source)
         snapshot_rows, chunks = self._write_files_and_chunks(source, schema, first, files)
         selection = None if self.rejected is None else self.rejected.finish(self.listing.digest())
@@ -184,6 +187,7 @@ class _Planner:
             input_bytes=self.listing.bytes,
             source=source_name,
             source_options=self.spec.input.options,
+            partitions=dict(source.partitions),
             columns=tuple(columns.read.names),
             kept=tuple(columns.kept.names),
             types=columns.source_types,

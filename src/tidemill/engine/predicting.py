@@ -44,10 +44,17 @@ class Outcome:
 class Predictor:
     """Predicts batches with one model, checked against the columns that the plan promised."""
 
-    def __init__(self, model: Model, schema: pa.Schema, on_result: OnResult = lambda good, errors: None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        schema: pa.Schema,
+        on_result: OnResult = lambda good, errors: None,
+        after_call: Callable[[], None] = lambda: None,
+    ) -> None:
         """`schema` are the predicted columns. `on_result` hears of every call how many rows came out
-        good and which did not, and may raise a TidemillError to stop a hopeless batch."""
-        self.model, self.schema, self.on_result = model, schema, on_result
+        good and which did not, and may raise a TidemillError to stop a hopeless batch. `after_call` is called
+        when the model has answered, whatever came of it: finding the bad rows of a batch can take many calls."""
+        self.model, self.schema, self.on_result, self.after_call = model, schema, on_result, after_call
 
     def predict(self, features: pa.RecordBatch, piece_rows: int | None = None) -> Outcome:
         """Score all rows of a batch; with `piece_rows` never more than so many in one call."""
@@ -65,7 +72,10 @@ class Predictor:
 
     def _call(self, features: pa.RecordBatch, places: Places) -> Outcome:
         rows = features.num_rows
-        predicted = self.model.predict(features)
+        try:
+            predicted = self.model.predict(features)
+        finally:
+            self.after_call()
         columns = checked(predicted.columns, rows, self.schema)
         errors = {row: ("RowError", text[:MESSAGE_CHARACTERS]) for row, text in predicted.row_errors.items()}
         good = np.arange(rows, dtype=np.int64)

@@ -45,7 +45,7 @@ def preview(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     if first is None:
         raise NotFound("The input has no files.", remedy="Check the path; names that begin with . or _ are left out.")
     name = spec.input.format if spec.input.format != "auto" else registry.detect_format()(first)
-    source = registry.sources.get(name)(spec.input.options, Path(request["spool"]))
+    source = registry.open_source()(name, spec.input.options, Path(request["spool"]))
     schema = InputSchema(model.info, spec, source)
     facts = source.examine(first, infer=schema.needs_inference)
     schema.add(first, facts)
@@ -109,7 +109,7 @@ class _Sample:
         )
         if not self.rows:
             return {"rows": [], "rejected": 0, "rejections": [], "seconds_per_row": 0.0}
-        cast_text = None if self.source.typed else self.source.cast_text
+        cast_text = self.source.cast_text if self.source.casts_text else None
         batch = next(read_batches(self.source, self.chunk, plan, self.columns.read))
         inputs = tuple((field.name, field.type) for field in self.columns.inputs)
         predicted_schema = pa.schema(list(self.columns.predictions)[len(plan.kept) :])

@@ -23,7 +23,7 @@ from tidemill import registry
 from tidemill.domain.errors import Damaged, NotFound
 from tidemill.domain.plan import InputFile, Segment
 from tidemill.engine.casting import can_parse, type_of
-from tidemill.ports.source import Source
+from tidemill.ports.source import FileFacts, Source
 
 BATCH_ROWS = 32_768
 KEY_COLUMNS = ("_file", "_row")
@@ -68,6 +68,8 @@ class PublishedFiles:
                 with pa.memory_map(path) as mapped:
                     reader = pa.ipc.open_file(mapped)
                     yield reader.schema, _arrow_batches(reader, columns)
+            elif registry.sources.get(self.format).typed:
+                yield self._typed(path, columns)
             else:
                 with tempfile.TemporaryDirectory(prefix="tidemill-") as spool:
                     yield self._text(path, columns, Path(spool))
@@ -75,6 +77,17 @@ class PublishedFiles:
             raise NotFound(f"{path} is gone.", remedy="The result was removed or replaced.") from exc
         except (pa.ArrowException, OSError) as exc:
             raise Damaged(f"{path} cannot be read: {exc}.", remedy="See `tidemill verify`.") from exc
+
+    def _typed(self, path: str, columns: Sequence[str] | None) -> tuple[pa.Schema, Batches]:
+        stat = os.stat(path)
+        file = InputFile(path=path, size_bytes=stat.st_size, mtime_ns=stat.st_mtime_ns)
+        source = registry.sources.get(self.format)()
+        facts = source.examine(file)
+        schema = pa.schema([_known_type(field, self.types.get(field.name)) for field in facts.schema])
+        if not facts.blocks:
+            return schema, iter(())
+        names = schema.names if columns is None else list(columns)
+        return schema, _retyped(_source_batches(source, _whole(file, facts), names, {}), schema)
 
     def _text(self, path: str, columns: Sequence[str] | None, spool: Path) -> tuple[pa.Schema, Batches]:
         stat = os.stat(path)
@@ -87,17 +100,35 @@ class PublishedFiles:
         schema = pa.schema([(name, type_of(types.get(name, "string"))) for name in there])
         if not facts.blocks:
             return schema, iter(())
-        segment = Segment(
-            file_number=0,
-            file=file,
-            row_start=0,
-            row_stop=facts.rows,
-            block_row=0,
-            start=facts.blocks[0].start,
-            stop=facts.blocks[-1].stop,
-        )
         names = schema.names if columns is None else list(columns)
-        return schema, _text_batches(source, segment, names, types)
+        return schema, _source_batches(source, _whole(file, facts), names, types)
+
+
+def _whole(file: InputFile, facts: FileFacts) -> Segment:
+    """All rows of a file that has some."""
+    return Segment(
+        file_number=0,
+        file=file,
+        row_start=0,
+        row_stop=facts.rows,
+        block_row=0,
+        start=facts.blocks[0].start,
+        stop=facts.blocks[-1].stop,
+    )
+
+
+def _retyped(batches: Batches, schema: pa.Schema) -> Batches:
+    """Of a format with fewer types than Arrow, what was written: seconds came back as nanoseconds."""
+    for batch in batches:
+        columns = [batch[name].cast(schema.field(name).type) for name in batch.schema.names]
+        yield pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+def _known_type(field: pa.Field, name: str | None) -> pa.Field:
+    try:
+        return field.with_type(type_of(name)) if name else field
+    except ValueError:
+        return field
 
 
 def _is_parsed(name: str | None) -> bool:
@@ -122,7 +153,7 @@ def _arrow_batches(reader: pa.ipc.RecordBatchFileReader, columns: Sequence[str] 
         yield batch if columns is None else batch.select(list(columns))
 
 
-def _text_batches(source: Source, segment: Segment, columns: Sequence[str], types: Mapping[str, str]) -> Batches:
+def _source_batches(source: Source, segment: Segment, columns: Sequence[str], types: Mapping[str, str]) -> Batches:
     for rows in source.read(segment, columns, types, BATCH_ROWS):
         if rows.unread:
             row = rows.unread[0]

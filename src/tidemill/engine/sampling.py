@@ -74,7 +74,7 @@ class _Drawn:
         self.files = listed.count
         name = spec.input.format if spec.input.format != "auto" else registry.detect_format()(chosen[0])
         spool.mkdir(exist_ok=True)
-        self.source: Source = registry.sources.get(name)(spec.input.options, spool)
+        self.source: Source = registry.open_source()(name, spec.input.options, spool)
         schema = InputSchema(info, spec, self.source)
         self.facts: list[tuple[InputFile, FileFacts]] = []
         for file in chosen:
@@ -101,7 +101,7 @@ class _Drawn:
             batch_rows=BATCH_ROWS,
         )
         inputs = tuple((field.name, field.type) for field in self.columns.inputs)
-        cast_text = None if self.source.typed else self.source.cast_text
+        cast_text = self.source.cast_text if self.source.casts_text else None
         pieces, numbers, bad = [], [], []
         for batch in read_batches(self.source, self.chunk, plan, self.columns.read):
             features, fits, unfit = features_of(batch.data, batch.numbers, inputs, cast_text)

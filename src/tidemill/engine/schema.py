@@ -37,6 +37,8 @@ class InputSchema:
     def __init__(self, info: ModelInfo, spec: JobSpec, source: Source | type[Source]) -> None:
         self.info, self.spec = info, spec
         self.typed, self.fixed_columns = source.typed, source.fixed_columns
+        self.casts_text, self.mixes = source.casts_text, source.mixes
+        self._source = source
         self.decoded_bytes = 0
         self.files = 0
         self._seen: pa.Schema | None = None
@@ -96,7 +98,7 @@ class InputSchema:
             return before
         if not self.typed:
             return type_of(Source.merge_types(str(before), str(here)))
-        merged = _widened(before, here)
+        merged = _widened(before, here) or (_mixed(before, here) if self.mixes else None)
         if merged is None:
             self._retyped.setdefault(name, f"{before} in earlier files but {here} in {file.path}")
             return before
@@ -108,6 +110,9 @@ class InputSchema:
             raise SchemaMismatch(
                 "The input is empty: it has no rows and no columns.", remedy="Score files that hold rows."
             )
+        # What they are is known only now that every file was seen.
+        partitions = self._source.partitions
+        self._fields |= {name: type_of(kind) for name, kind in partitions.items() if name in self._fields}
         features = self._features()
         inputs = tuple(self._settled(field) for field in features if not self._left_out(field))
         problems = [*self._missing(features), *self._mistyped(inputs)]
@@ -142,6 +147,9 @@ class InputSchema:
             return (Field(name=self._only_text(names), type="string"),)
         return tuple(Field(name=name) for name in names)
 
+    def _left_out(self, field: Field) -> bool:
+        return field.optional and field.name not in self._fields
+
     def _only_text(self, names: Sequence[str]) -> str:
         """The one of these columns that holds text."""
         texts = [name for name in names if is_text(self._fields[name])]
@@ -152,9 +160,6 @@ class InputSchema:
             f"The model takes a column of text, and the input {found}.",
             remedy="Name the one to score: --features COLUMN." if texts else "Score rows that have text.",
         )
-
-    def _left_out(self, field: Field) -> bool:
-        return field.optional and field.name not in self._fields
 
     def _settled(self, field: Field) -> Field:
         if field.type != "any" or field.name not in self._fields:
@@ -177,14 +182,14 @@ class InputSchema:
             found = self._fields.get(field.name)
             if found is None:
                 continue
-            if self.typed and not _accepted(found, field):
+            if not self.casts_text and not _accepted(found, field):
                 problems.append(
                     f"Column {field.name!r} is {found}, which the model's signature does not take for"
                     f" {field.type}: it takes {', '.join(field.accepts)}."
                 )
             elif field.type == "any":
                 continue
-            elif not can_cast(found, type_of(field.type), text=not self.typed):
+            elif not can_cast(found, type_of(field.type), text=self.casts_text):
                 problems.append(f"Column {field.name!r} is {found} but the model wants {field.type}.")
         return problems
 
@@ -227,7 +232,7 @@ class InputSchema:
                 )
 
     def _read_type(self, name: str, source_types: dict[str, str]) -> pa.DataType:
-        if self.typed:
+        if self.typed or (name in self._source.partitions and name not in source_types):
             return self._fields[name]
         return type_of(source_types[name]) if name in source_types else pa.string()
 
@@ -237,7 +242,8 @@ class InputSchema:
         named = {name: str(self._named_type(name, kind)) for name, kind in self.spec.schema_.items()}
         if self.typed:
             return {}
-        only_features = {f.name: f.type for f in inputs if f.name not in kept and f.type not in ("any", "string")}
+        left_out = kept | set(self._source.partitions)
+        only_features = {f.name: f.type for f in inputs if f.name not in left_out and f.type not in ("any", "string")}
         return {**only_features, **named}
 
     def _named_type(self, column: str, name: str) -> pa.DataType:
@@ -288,6 +294,14 @@ def _widened(first: pa.DataType, second: pa.DataType) -> pa.DataType | None:
         return first if first.bit_width >= second.bit_width else second
     texts = {pa.string(), pa.large_string()}
     return pa.large_string() if {first, second} == texts else None
+
+
+def _mixed(first: pa.DataType, second: pa.DataType) -> pa.DataType:
+    """A type that holds both where the values decided: numbers, moments, or text as Arrow writes it."""
+    for narrow, wide in ((pa.int64(), pa.float64()), (pa.date32(), pa.timestamp("us"))):
+        if {first, second} == {narrow, wide}:
+            return wide
+    return pa.string()
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -72,11 +72,11 @@ class _Ground:
 
     def refer(self) -> dict[str, Any]:
         """Predict all rows together, and write down what came: the reference."""
-        outcome = Predictor(self.model, self.schema, lambda good, errors: self._tell()).predict(self.features)
+        outcome = Predictor(self.model, self.schema, after_call=self._tell).predict(self.features)
         told: dict[str, Any] = {"rows": len(outcome.good), **self._rejected(outcome)}
         if outcome.errors and len(outcome.good):
             self._keep(outcome)
-            outcome = Predictor(self.model, self.schema, lambda good, errors: self._tell()).predict(self.features)
+            outcome = Predictor(self.model, self.schema, after_call=self._tell).predict(self.features)
         if outcome.split:
             problem = f"{self.features.num_rows:,} rows fail together, but not in smaller batches"
             return {**told, "trial": Trial(name=REFERENCE, answer="failed", problem=problem).to_json()}

@@ -92,6 +92,8 @@ class Worker:
     is still held and raises LeaseLost. Not needed by whoever took the output before the lease."""
     jobs_running: Callable[[], int] | None = None
     """How many jobs share the host now. None: this one has it for itself."""
+    gpus: tuple[str, ...] | None = None
+    """Names of the GPUs that scorers may use. None: whatever this process sees."""
     recall: Recall = field(default_factory=Recall)
     """Workers of one process share it."""
     stop_softly: threading.Event = field(default_factory=threading.Event)
@@ -340,6 +342,7 @@ class _Run:
             "model": self.model,
             "threads": layout.threads,
             "max_rejected": self.spec.limits.max_rejected(plan.rows),
+            "gpus": self.worker.gpus,
         }
         return ScorerSpec(
             entry=self.worker.entries.scorer,
@@ -347,7 +350,7 @@ class _Run:
             python=self._python,
             preload=self._preload(),
             memory_bytes=layout.memory_bytes,
-            warm_key=model_key(self.model, plan, layout.threads),
+            warm_key=model_key(self.model, plan, layout.threads, self.worker.gpus),
         )
 
     def _is_kept(self) -> Callable[[str], bool]:

@@ -5,7 +5,8 @@ its job is done and it is kept, then {"op": "job", "job"} with that of the next 
 when it has loaded what a job needs; {"op": "rested", "memory_bytes"} when it has let go of a job, with what it
 holds now; {"op": "step", "attempt", "stage", "row_start", "row_stop", "segment"} before each step of a careful
 run; {"op": "progress", "attempt", "rows", "rejected", "busy_seconds"}; {"op": "done", "attempt", "receipt"};
-{"op": "failed", "attempt", "error"}. Any message counts as a sign of life.
+{"op": "failed", "attempt", "error"}; {"op": "alive"} now and then while the model still answers. Any message counts
+as a sign of life.
 """
 
 from __future__ import annotations
@@ -249,7 +250,7 @@ class LocalScorerSet(ScorerSet):
                 if scorer.kept:
                     # What it printed until now can be of its former job, which may be somebody else's.
                     scorer.child.log.clear()
-            case "rested":
+            case "rested" | "alive":
                 pass
             case "step":
                 rows = {name: int(message[name]) for name in ("row_start", "row_stop", "segment")}

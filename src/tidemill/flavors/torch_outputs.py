@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from tidemill.domain.errors import InvalidSpec, ModelUnusable
-from tidemill.flavors.decision import ClassRule, ValueRule, positive_probabilities
+from tidemill.flavors.decision import ClassRule, LabelsRule, ValueRule, positive_probabilities
 from tidemill.flavors.matrix import Array
-from tidemill.flavors.multilabel import MultiLabelRule
 from tidemill.flavors.options import PredictOptions
 from tidemill.flavors.value_outputs import ValueOutputs
 
@@ -22,7 +21,7 @@ class Outputs(Protocol):
     """Turns arrays by name into columns."""
 
     @property
-    def rule(self) -> ClassRule | MultiLabelRule | ValueRule:
+    def rule(self) -> ClassRule | LabelsRule | ValueRule:
         """What is written."""
 
     def columns(self, found: Mapping[str, Array], rows: int) -> pa.RecordBatch:
@@ -115,25 +114,17 @@ class ClassOutputs:
             raise InvalidSpec(f"{path} gives one number a row; softmax is of several.", remedy="Say sigmoid.")
         width = 2 if self._positive else found.shape[1]
         kind = "double" if found.dtype == np.float64 else "float"
-        self.rule: ClassRule | MultiLabelRule
+        self.rule: ClassRule | LabelsRule
         if activation == "sigmoid" and not self._positive:
-            self.rule = MultiLabelRule.of(_labels(width, options.classes), options, probability_type=kind)
+            self.rule = LabelsRule.of(width, options, probability_type=kind)
         else:
             self.rule = ClassRule.of(width, options, probability_type=kind)
 
     def columns(self, found: Mapping[str, Array], rows: int) -> pa.RecordBatch:
         """The predictions of so many rows."""
         probabilities = found[self._name]
-        if isinstance(self.rule, MultiLabelRule):
+        if isinstance(self.rule, LabelsRule):
             return self.rule.columns(probabilities)
         if self._positive:
             probabilities = positive_probabilities(probabilities.reshape(rows))
         return self.rule.columns(self.rule.decide(probabilities), probabilities)
-
-
-def _labels(width: int, named: Sequence[Any]) -> list[str]:
-    if named and len(named) != width:
-        raise InvalidSpec(
-            f"classes names {len(named)} labels but the model has {width}.", remedy="Name each label once, in order."
-        )
-    return [str(label) for label in named] or [str(number) for number in range(width)]

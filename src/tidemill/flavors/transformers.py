@@ -16,10 +16,9 @@ from tidemill.domain.errors import InvalidSpec, ModelUnusable
 from tidemill.domain.signature import Field, ModelInfo
 from tidemill.flavors import torch_device, transformers_folder
 from tidemill.flavors.bad_rows import is_null, predicted_without
-from tidemill.flavors.decision import ClassRule, ValueRule
+from tidemill.flavors.decision import ClassRule, LabelsRule, ValueRule
 from tidemill.flavors.embedding import EmbeddingRule
 from tidemill.flavors.matrix import Array, plain, to_arrow
-from tidemill.flavors.multilabel import MultiLabelRule
 from tidemill.flavors.options import PredictOptions
 from tidemill.flavors.transformers_folder import Dense, Folder
 from tidemill.flavors.transformers_text import TextEncoder, length_limit
@@ -34,7 +33,7 @@ ROWS_PER_CHUNK = 4_096
 _UNUSED = ("pooler.",)
 """Weights that embeddings do without: folders often lack them."""
 
-Rule = ClassRule | ValueRule | MultiLabelRule | EmbeddingRule
+Rule = ClassRule | ValueRule | LabelsRule | EmbeddingRule
 
 
 class TransformersFlavor(Flavor):
@@ -236,10 +235,11 @@ def _classifier(torch: Any, path: str, config: Any, options: PredictOptions) -> 
     labels = [str(config.id2label.get(number, number)) for number in range(width)]
     if config.problem_type == "regression" or width == 1:
         return ValueRule.of(width, options, type="float", what=f"{path}, a regression,"), lambda logits: logits
-    if config.problem_type == "multi_label_classification":
-        return MultiLabelRule.of(labels, options), torch.sigmoid
     unnamed = labels == [f"LABEL_{number}" for number in range(width)] and bool(options.classes)
-    rule = ClassRule.of(width if unnamed else labels, options, probability_type="float")
+    names = width if unnamed else labels
+    if config.problem_type == "multi_label_classification":
+        return LabelsRule.of(names, options, probability_type="float"), torch.sigmoid
+    rule = ClassRule.of(names, options, probability_type="float")
     return rule, lambda logits: torch.softmax(logits, dim=-1)
 
 

@@ -147,7 +147,8 @@ def _check_weights(weights: Path) -> None:
     pickled = [name for name in _PICKLES if (weights / name).is_file()]
     if pickled:
         raise ModelUnusable(
-            f"{weights / pickled[0]} is a format that can run code or is not read; there is no model.safetensors.",
+            f"{weights} has no model.safetensors, and {pickled[0]} is not opened: it can run code, or is of another "
+            "framework.",
             remedy="Load it where you trust it, and save it anew: model.save_pretrained(folder).",
         )
     raise ModelUnusable(f"{weights} has no model.safetensors.", remedy="Copy the whole folder of the model.")

@@ -1,7 +1,7 @@
 """XGBoost's formats of models, JSON and UBJSON: what a file says of itself, and whether it is whole.
 
-The library refuses a file that is cut off, but crashes, or never ends, on numbers that were changed. So
-structure is checked first: trees have the arrays and sizes that they announce, and no way leads in circles.
+The library crashes, or never ends, on some files that were cut off or changed. So structure is checked
+first: trees have the arrays and sizes that they announce, and no way leads in circles.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tidemill.domain.plan import Block, InputFile, Segment
@@ -64,8 +65,18 @@ class Source(ABC):
     """File name endings that a folder is searched for, without compression endings."""
     typed: ClassVar[bool]
     """Whether files carry types. Text does not: columns come as string unless `types` names them."""
+    casts_text: ClassVar[bool] = False
+    """Whether text may feed a model's numbers: each value is cast (`cast_text`), and rows where one does not fit are
+    rejected. Else a column of text is no number."""
+    mixes: ClassVar[bool] = False
+    """Whether a file's values decide the types of its columns: then whole numbers and others make double in all files
+    together, and any other mixture makes text."""
     fixed_columns: ClassVar[bool] = True
     """Whether a file has its columns in every row. If not, one without a column gives nulls for it."""
+
+    partitions: Mapping[str, str] = MappingProxyType({})
+    """Columns that come from the names of folders, with their types, as far as files were examined: the facts of a
+    file have them as string."""
 
     def __init__(self, options: Mapping[str, Any] | None = None, spool: Path | None = None) -> None:
         """`spool` is a folder where `examine` may leave what `read` needs (decompressed text)."""
@@ -101,7 +112,7 @@ class Source(ABC):
 
     def cast_text(self, column: pa.Array, wanted: pa.DataType) -> tuple[pa.Array, Sequence[int]]:
         """Cast text that `read` left as it was, as `read` would have: null where a value does not fit,
-        and those positions. Only untyped formats are asked, from several threads."""
+        and those positions. Only formats that cast text are asked, from several threads."""
         raise NotImplementedError(f"{self.name} files have types")
 
     @staticmethod

@@ -43,6 +43,7 @@ class Places:
     models: Path
     results: Path
     uploads: Path
+    stdin: Path
     logs: Path
     environments: Path
 

@@ -27,6 +27,7 @@ from tidemill.domain.errors import (
     TidemillError,
 )
 from tidemill.domain.ids import new_id
+from tidemill.domain.input_list import LIST_MARK
 from tidemill.domain.job import ENDED, FINISHED, LEASED, Job, JobState, Lease, NewJob, Want
 from tidemill.domain.model import Pin, is_mlflow, split_reference
 from tidemill.domain.receipt import Usage
@@ -36,6 +37,7 @@ from tidemill.ports.sink import Claim, OutputState, Sink
 from tidemill.service import keys, mlflow, models, outputs
 from tidemill.service.claims import claim_of
 from tidemill.service.context import Context
+from tidemill.service.stdin import STDIN
 from tidemill.wire.spec import JobSpec, OutputSpec
 
 AskTrust = Callable[[Mapping[str, Any]], bool]
@@ -67,7 +69,7 @@ class Outcome:
 
 def resolve(spec: JobSpec) -> JobSpec:
     """The spec with absolute paths, as it is stored. Raises InvalidSpec."""
-    paths = [os.path.abspath(os.path.expanduser(path)) for path in spec.input.path]
+    paths = [_absolute_input(path) for path in spec.input.path]
     update: dict[str, Any] = {
         "input": spec.input.model_copy(update={"path": paths}),
         "model": _absolute_model(spec.model),
@@ -76,6 +78,16 @@ def resolve(spec: JobSpec) -> JobSpec:
         update["output"] = outputs.resolve(spec.output)
         _check_apart(update["output"], paths)
     return spec.model_copy(update=update)
+
+
+def _absolute_input(path: str) -> str:
+    if path == STDIN:
+        raise InvalidSpec(
+            "Standard input is read only by `tidemill run` on this machine.",
+            remedy="Write it to a file and name that, or pipe it into: tidemill run MODEL - -o OUT",
+        )
+    mark = LIST_MARK if path.startswith(LIST_MARK) else ""
+    return mark + os.path.abspath(os.path.expanduser(path.removeprefix(mark)))
 
 
 def check_executor(context: Context, spec: JobSpec) -> None:

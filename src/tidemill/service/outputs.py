@@ -11,7 +11,19 @@ from tidemill.domain.errors import Damaged, InvalidSpec, NotFound
 from tidemill.service.context import Context
 from tidemill.wire.spec import InputSpec, JobSpec, OutputSpec
 
-FILE_ENDINGS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".arrow": "arrow"}
+FILE_ENDINGS = {
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".orc": "orc",
+}
+NOT_WRITTEN = {
+    **dict.fromkeys((".xlsx", ".xls", ".xlsb", ".xlsm", ".ods"), "Workbooks are not written"),
+    ".avro": "Avro is not written",
+}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
 
@@ -22,7 +34,13 @@ def resolve(output: OutputSpec) -> OutputSpec:
     compression = COMPRESSIONS.get(ending)
     if compression:
         stem, ending = os.path.splitext(stem)
-    named = None if output.path.endswith(("/", os.sep)) else FILE_ENDINGS.get(ending)
+    is_folder = output.path.endswith(("/", os.sep))
+    if ending in NOT_WRITTEN and not is_folder:
+        raise InvalidSpec(
+            f"{NOT_WRITTEN[ending]}: {output.path}.",
+            remedy="End the output in .parquet or .csv; or in / for a folder of that name, with Parquet in it.",
+        )
+    named = None if is_folder else FILE_ENDINGS.get(ending)
     single_file = named is not None
     if (stem if single_file else path).endswith(".rejected"):
         raise InvalidSpec(

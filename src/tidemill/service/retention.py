@@ -14,7 +14,7 @@ from tidemill.domain.errors import NotFound, StoreUnusable, TidemillError
 from tidemill.domain.ids import new_id
 from tidemill.domain.job import ENDED, FINISHED, Job, JobFilter, JobState, Want
 from tidemill.durable.files import remove_file
-from tidemill.service import joblog, models, results, uploads
+from tidemill.service import joblog, models, results, stdin, uploads
 from tidemill.service.context import Context
 from tidemill.service.joblog import JobLog
 from tidemill.wire.spec import JobSpec
@@ -54,11 +54,17 @@ def sweep(context: Context, now: datetime, limit: int = LIMIT, *, cursor: Cursor
         "staging": _staging(context, now - timedelta(days=policy.staging_days), limit),
         "jobs": _jobs(context, now - timedelta(days=policy.job_days), limit),
         "uploads": len(uploads.sweep(context, now, limit, in_use=_Inputs(context))),
+        "stdin": sweep_stdin(context, now, limit),
         "models": _counted("what is left of additions of models", lambda: models.sweep_unfinished(context, now)),
         "environments": _counted("an environment", lambda: models.sweep_environments(context, unused, limit)),
         "logs": _logs(context, now - timedelta(days=policy.log_days), limit),
         "audit": context.store.audit.forget_before(now - timedelta(days=policy.audit_days), limit=limit),
     }
+
+
+def sweep_stdin(context: Context, now: datetime, limit: int = LIMIT) -> int:
+    """Remove what was piped in and is not needed any more; how many files."""
+    return _counted("what was piped in", lambda: stdin.sweep(context, now, limit, in_use=_Inputs(context)))
 
 
 def _leftovers(context: Context, cursor: Cursor, limit: int) -> int:

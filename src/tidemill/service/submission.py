@@ -34,10 +34,12 @@ from tidemill.domain.errors import (
     WrongState,
 )
 from tidemill.domain.ids import new_id
+from tidemill.domain.input_list import LIST_MARK
 from tidemill.domain.job import ENDED, Idempotency, Job, JobState, NewJob
 from tidemill.domain.model import Pin, is_mlflow, split_reference
 from tidemill.service import claims, control, jobs, mlflow, models, uploads
 from tidemill.service.context import Context
+from tidemill.service.stdin import STDIN
 from tidemill.wire.spec import JobSpec, OutputSpec, invalid_words
 
 UPLOAD = "upload:"
@@ -356,6 +358,11 @@ _IDENTIFIED = _Identified()
 def _input_path(request: _Request, path: str) -> str:
     """The absolute path of one input. Raises NotFound, NotAllowed."""
     context, who = request.context, request.who
+    if path == STDIN or path.startswith(LIST_MARK):
+        raise InvalidSpec(
+            f"The input {path!r} is for `tidemill run`: a service reads neither standard input nor lists of paths.",
+            remedy="Name the files themselves, folders or patterns.",
+        )
     if path.startswith(UPLOAD):
         return str(uploads.path_of(context, who, path.removeprefix(UPLOAD)))
     if path not in request.trusted_paths:

@@ -40,10 +40,22 @@ class PoolOptions:
     jobs_at_once: int
     host: Needs
     """All that this worker's host gives to jobs."""
+    gpus: tuple[str, ...] | None = None
+    """The names of those GPUs, as many as `host` has. None: nobody is kept from any GPU."""
     drain_seconds: float
     """How long chunks in flight may take when the worker ends."""
     sweep_seconds: float = SWEEP_SECONDS
     """How often what is over its time is removed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Held:
+    """A job that runs here."""
+
+    job: Job
+    thread: threading.Thread
+    gpus: tuple[str, ...] | None
+    """Those that are its own."""
 
 
 class Pool:
@@ -58,7 +70,7 @@ class Pool:
         self._recall = Recall()
         self._wake = threading.Event()
         self._guard = threading.Lock()
-        self._running: dict[Lease, tuple[Job, threading.Thread]] = {}
+        self._running: dict[Lease, _Held] = {}
         self._ended = threading.Event()
         self._announced = 0.0
         self._away = False
@@ -77,7 +89,7 @@ class Pool:
     def running(self) -> list[str]:
         """Ids of the jobs that this pool holds now."""
         with self._guard:
-            return sorted({job.id for job, _ in self._running.values()})
+            return sorted({held.job.id for held in self._running.values()})
 
     @property
     def draining(self) -> bool:
@@ -153,7 +165,7 @@ class Pool:
     def _free(self) -> Needs | None:
         """What no job of this pool has taken; None if it runs as many as it may."""
         with self._guard:
-            jobs = [job for job, _ in self._running.values()]
+            jobs = [held.job for held in self._running.values()]
         if len(jobs) >= self.options.jobs_at_once:
             return None
         free = self.options.host
@@ -170,14 +182,23 @@ class Pool:
         if claimed is None:
             return False
         job, lease = claimed
-        thread = threading.Thread(target=self._run, args=(job, lease), name=job.id, daemon=True)
+        gpus = self._gpus(job.needs.gpus)
+        thread = threading.Thread(target=self._run, args=(job, lease, gpus), name=job.id, daemon=True)
         with self._guard:
             # A job that came back after its lease was lost here may still be ending.
-            self._running[lease] = (job, thread)
+            self._running[lease] = _Held(job=job, thread=thread, gpus=gpus)
         self._announced = 0.0
         log.info("took %s, %s (epoch %d)", job.id, job.name, lease.epoch)
         thread.start()
         return True
+
+    def _gpus(self, wanted: int) -> tuple[str, ...] | None:
+        """So many that no other job has."""
+        if self.options.gpus is None:
+            return None
+        with self._guard:
+            taken = {gpu for held in self._running.values() for gpu in held.gpus or ()}
+        return tuple(gpu for gpu in self.options.gpus if gpu not in taken)[:wanted]
 
     def _end(self) -> None:
         if self._drain.abandoned:
@@ -192,15 +213,15 @@ class Pool:
     def _join_jobs(self) -> None:
         stop = time.monotonic() + JOIN_SECONDS
         with self._guard:
-            threads = [thread for _, thread in self._running.values()]
+            threads = [held.thread for held in self._running.values()]
         for thread in threads:
             thread.join(max(0.0, stop - time.monotonic()))
 
     # -- a job's own thread
 
-    def _run(self, job: Job, lease: Lease) -> None:
+    def _run(self, job: Job, lease: Lease, gpus: tuple[str, ...] | None) -> None:
         try:
-            ended = self._drive(job, lease)
+            ended = self._drive(job, lease, gpus)
             log.info("%s is %s", job.id, ended.state.value)
         except LeaseLost as exc:
             log.warning("%s was let go: %s", job.id, exc)
@@ -214,7 +235,7 @@ class Pool:
             self._announced = 0.0
             self._wake.set()
 
-    def _drive(self, job: Job, lease: Lease) -> Job:
+    def _drive(self, job: Job, lease: Lease, gpus: tuple[str, ...] | None) -> Job:
         context = self.context
         session = context.executor.session(job.id)
         try:
@@ -223,6 +244,7 @@ class Pool:
                 executor=session,
                 take_output=lambda job, sink, check: claims.take(context, job, sink, check),
                 jobs_running=lambda: len(self.running),
+                gpus=gpus,
                 recall=self._recall,
                 drain=self._drain,
             )

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tidemill.domain.errors import InputUnreadable, InvalidSpec, NotFound, UnknownFormat
+from tidemill.domain.input_list import LIST_MARK, listed_paths
 from tidemill.domain.plan import InputFile
 from tidemill.ports.source import Source
 from tidemill.sources.compression import SUFFIXES, read_head
@@ -27,14 +28,14 @@ def list_inputs(paths: Sequence[str], suffixes: tuple[str, ...] | None) -> Itera
     A path is a file, a folder (searched with all its subfolders, skipping names that begin with "." or
     "_") or a glob pattern, where `**` means any number of folders and a matched folder means all of its
     files. `suffixes` (None for any) choose among a folder's files, compression endings aside; a file
-    that is named or matched by a pattern counts whatever it is called. A file that several paths lead
-    to counts once, where it comes first. Memory depends on the largest folder and the number of
-    paths, not on the number of files.
+    that is named or matched by a pattern counts whatever it is called. `@FILE` stands for the paths
+    that are the lines of a file. A file that several paths lead to counts once, where it comes first.
+    Memory depends on the largest folder and the number of paths, not on the number of files.
     Raises NotFound for a path that leads to nothing, InputUnreadable for what is no regular file or
     may not be read.
     """
     earlier = _Earlier()
-    for text in paths:
+    for text in _listed(paths):
         argument = _argument(text, suffixes)
         found = False
         for path in argument.files():
@@ -44,6 +45,17 @@ def list_inputs(paths: Sequence[str], suffixes: tuple[str, ...] | None) -> Itera
         if not found:
             raise argument.nothing()
         earlier.add(argument)
+
+
+def _listed(paths: Iterable[str]) -> Iterator[str]:
+    """The paths, with those that stand in files, one a line, in the place of `@FILE`."""
+    for text in paths:
+        if not text.startswith(LIST_MARK):
+            yield text
+            continue
+        path = os.path.abspath(os.path.expanduser(text.removeprefix(LIST_MARK)))
+        with _readable(path), open(path, "rb") as lines:
+            yield from listed_paths(lines, path)
 
 
 def detect_format(file: InputFile, members: Iterable[type[Source]]) -> str:

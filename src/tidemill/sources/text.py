@@ -63,6 +63,7 @@ class TextSource(Source):
     """A format whose files are records ended by line ends."""
 
     typed = False
+    casts_text = True
     known_options: tuple[str, ...] = ("block_bytes", "max_record_bytes", "max_spool_bytes", "null_values")
     encoding = "utf-8"
 

@@ -23,8 +23,8 @@ from pydantic import (
 from tidemill.domain.errors import InvalidSpec
 
 Mode = Literal["error", "overwrite", "append"]
-OutputFormat = Literal["auto", "parquet", "csv", "jsonl", "arrow"]
-InputFormat = Literal["auto", "parquet", "csv", "jsonl"]
+OutputFormat = Literal["auto", "parquet", "csv", "jsonl", "arrow", "orc"]
+InputFormat = Literal["auto", "parquet", "csv", "jsonl", "arrow", "orc", "avro", "excel"]
 
 
 _STRINGS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
@@ -59,19 +59,19 @@ class InputSpec(_Words):
         Field(min_length=1),
         WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
     ]
-    """Files, folders or glob patterns. Of a service, also `upload:ID`."""
+    """Files, folders, glob patterns, `@FILE` for the paths on its lines. Of a service, also `upload:ID`."""
     rejected_of: str | None = None
     """A finished job's id: only the rows of this input that it rejected."""
     format: InputFormat = "auto"
     options: dict[str, Any] = {}
-    """Of the format: CSV `delimiter`, `quote`, `encoding`, `header`, `null_values`."""
+    """Of the format: see the page of formats. Of all: `partitions`, whether folder names are columns."""
 
 
 class OutputSpec(_Words):
     """Where predictions go."""
 
     path: str
-    """A folder, or one file if it ends in .parquet, .csv, .jsonl or .arrow (with .gz or .zst for text)."""
+    """A folder, or one file if it ends in .parquet, .csv, .jsonl, .arrow or .orc (with .gz or .zst for text)."""
     format: OutputFormat = "auto"
     mode: Mode = "error"
     options: dict[str, Any] = {}

@@ -56,6 +56,17 @@ class Raises(Good):
         return super().predict(batch)
 
 
+class RaisesSlowly(Good):
+    """Each call is short; to find the bad rows of a batch takes many."""
+
+    def predict(self, batch):
+        time.sleep(0.1)
+        n = numbers(batch)[0]
+        if (n % 50 == 7).any():
+            raise ValueError("a row has no soul")
+        return super().predict(batch)
+
+
 class WrongLength(Good):
     """One value too few where a bad row is."""
 

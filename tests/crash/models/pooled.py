@@ -2,7 +2,7 @@
 
 options: "log": a file to which each predict call appends its first row key; "nap": seconds that a big call takes;
 "gate": a file; from the second call of a process on a call waits until it is there; "die": the key of a row at
-which the process ends.
+which the process ends; "gpus": a file that says which GPUs the model saw when it was made.
 """
 
 import os
@@ -18,6 +18,8 @@ class Pooled:
     def __init__(self, options):
         self.options = options
         self.calls = 0
+        if "gpus" in options:
+            _append(options["gpus"], os.environ.get("CUDA_VISIBLE_DEVICES", "all") + "\n")
 
     def predict(self, batch):
         file_no, row_no = np.asarray(batch["file_no"]), np.asarray(batch["row_no"])

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 from tidemill.domain.plan import PlanSummary
 from tidemill.domain.receipt import Receipt
 from tidemill.engine import models, planner
+from tidemill.engine.careful import run_carefully
 from tidemill.engine.chunkout import Meter
-from tidemill.engine.scorer import ChunkScorer, ModelKeeper, run_carefully
+from tidemill.engine.chunkscorer import ChunkScorer, ModelKeeper
 from tidemill.ports.executor import ChunkRun
 from tidemill.wire.spec import InputSpec, JobSpec, OutputSpec, PredictSpec
 

@@ -12,9 +12,10 @@ from tidemill.domain.plan import PlanSummary
 from tidemill.domain.receipt import Receipt, Usage
 from tidemill.engine import models, planner
 from tidemill.engine.assembly import assemble
+from tidemill.engine.careful import run_carefully
 from tidemill.engine.chunkout import Meter
+from tidemill.engine.chunkscorer import ChunkScorer, ModelKeeper
 from tidemill.engine.manifest import build_manifest
-from tidemill.engine.scorer import ChunkScorer, ModelKeeper, run_carefully
 from tidemill.ports.executor import ChunkRun
 from tidemill.ports.sink import Claim
 from tidemill.service import outputs

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import orc
 
 from tests.integration.results.inprocess import member, run_job
 from tidemill.domain.errors import InputChanged, InvalidSpec
@@ -20,7 +21,7 @@ from tidemill.engine.results import View
 ROWS = 1_000
 BAD = [n for n in range(ROWS) if n % 27 == 13]
 MODEL = f"{Path(__file__).with_name('flagged.py')}:Flagged"
-FORMATS = ("parquet", "csv", "jsonl")
+FORMATS = ("parquet", "csv", "jsonl", "orc")
 
 
 def table(start: int, stop: int) -> pa.Table:
@@ -39,7 +40,16 @@ def write_jsonl(path: Path, rows: pa.Table) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows.to_pylist()))
 
 
-WRITE: dict[str, Callable[[Path, pa.Table], None]] = {"parquet": write_parquet, "csv": write_csv, "jsonl": write_jsonl}
+def write_orc(path: Path, rows: pa.Table) -> None:
+    orc.write_table(rows, path)
+
+
+WRITE: dict[str, Callable[[Path, pa.Table], None]] = {
+    "parquet": write_parquet,
+    "csv": write_csv,
+    "jsonl": write_jsonl,
+    "orc": write_orc,
+}
 
 
 @pytest.fixture

@@ -7,13 +7,20 @@ import hashlib
 import socket
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import fastavro
+import openpyxl
+import pyarrow as pa
+import pyarrow.feather
 import pytest
 import uvicorn
+from pyarrow import orc
 
-from tests.integration.results.conftest import HERE, STRANGER, House
+from tests.integration.results.conftest import HERE, MODEL, STRANGER, House
 from tidemill.api.app import create_app
 from tidemill.domain.errors import InvalidSpec, NotFound, TooLarge
 from tidemill.service import submission, uploads
@@ -54,6 +61,51 @@ def test_one_is_sent_listed_and_deleted(house: House) -> None:
     assert there(house) == set()
     with pytest.raises(NotFound, match="no upload"):
         uploads.path_of(house.context, HERE, sent["id"])
+
+
+def made(write: Callable[[Path, pa.Table], object], path: Path) -> bytes:
+    write(path, pa.table({"n": [1, 2, 3], "name": ["a", None, "c"]}))
+    return path.read_bytes()
+
+
+def write_avro(path: Path, table: pa.Table) -> None:
+    fields = [{"name": "n", "type": "long"}, {"name": "name", "type": ["null", "string"]}]
+    with path.open("wb") as file:
+        fastavro.writer(file, {"type": "record", "name": "R", "fields": fields}, table.to_pylist())
+
+
+def write_workbook(path: Path, table: pa.Table) -> None:
+    book = openpyxl.Workbook()
+    for row in (table.column_names, *zip(*table.to_pydict().values(), strict=True)):
+        book.active.append(list(row))
+    book.save(path)
+
+
+@pytest.mark.parametrize(
+    "name, write",
+    [
+        ("a.feather", lambda path, table: pyarrow.feather.write_feather(table, str(path))),
+        ("a.orc", lambda path, table: orc.write_table(table, path)),
+        ("a.avro", write_avro),
+        ("a.xlsx", write_workbook),
+    ],
+)
+def test_what_is_sent_is_scored_whatever_its_format(
+    name: str, write: Callable[[Path, pa.Table], object], house: House, tmp_path: Path
+) -> None:
+    sent = put(house, name, made(write, tmp_path / name)).json()
+    job = house.submit(input={"path": sent["input"]})
+    assert house.finished(job)["counts"]["predicted"] == 3
+    rows = house.get(f"/jobs/{job}/result/head")["rows"]
+    assert [row[:2] for row in rows] == [[1, "a"], [2, None], [3, "c"]]
+    assert house.client.delete(f"/api/v1/uploads/{sent['id']}").status_code == 204
+
+
+def test_a_service_reads_neither_lists_nor_standard_input(house: House) -> None:
+    for path in ("-", "@/etc/hosts"):
+        spec = {"model": MODEL, "id": "n", "input": {"path": path}}
+        answer = house.client.post("/api/v1/jobs", json=spec)
+        assert answer.status_code == 422 and "standard input nor lists" in answer.json()["detail"], answer.text
 
 
 def test_checksums_are_checked(house: House) -> None:

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -23,7 +24,8 @@ from tidemill.cli.submitting import print_submitted
 from tidemill.cli.summary import ending_of, print_ending, print_preview
 from tidemill.cli.words import save_spec, takes_spec
 from tidemill.domain.errors import InvalidSpec
-from tidemill.service import jobs
+from tidemill.service import jobs, retention, stdin
+from tidemill.service.context import Context
 from tidemill.wire.spec import JobSpec
 
 AllowUpgrade = Annotated[bool, typer.Option("--allow-upgrade", help="Go on although libraries changed.")]
@@ -59,6 +61,8 @@ def run(
       tidemill run model.txt 'customers/*.parquet' -o scores/
       tidemill run model.skops data.csv.gz -o scores.csv --id customer_id
       tidemill run churn@champion data.parquet -o scores/ --server http://mill:8642
+      cat data.jsonl | tidemill run model.txt - -o scores/
+      tidemill run model.txt @list-of-files.txt -o scores/
       tidemill run job.yaml
     """
     if save is not None:
@@ -76,6 +80,7 @@ def run(
             ending = afar.run(backend, spec, view)
         raise typer.Exit(print_ending(ending, as_json=json, allow_rejected=allow_rejected))
     with opened() as context:
+        spec = _with_stdin(context, spec)
         options = jobs.RunOptions(
             restart=restart, allow_upgrade=allow_upgrade, ask_trust=asker(trust, json), stop_softly=_on_interrupt
         )
@@ -87,6 +92,20 @@ def run(
             outcome = jobs.run(context, spec, [view], options)
         code = print_ending(ending_of(context, outcome), as_json=json, allow_rejected=allow_rejected)
     raise typer.Exit(code)
+
+
+def _with_stdin(context: Context, spec: JobSpec) -> JobSpec:
+    """The spec with the file that keeps what was piped in, in the place of `-`."""
+    if stdin.STDIN not in spec.input.path:
+        return spec
+    if sys.stdin.isatty():
+        raise InvalidSpec(
+            "The input - is standard input, but nothing is piped in.", remedy="Pipe data in, or name files."
+        )
+    retention.sweep_stdin(context, datetime.now(UTC))
+    kept = str(stdin.spooled(context, sys.stdin.buffer))
+    paths = [kept if path == stdin.STDIN else path for path in spec.input.path]
+    return spec.model_copy(update={"input": spec.input.model_copy(update={"path": paths})})
 
 
 def _refuse_here_only(**flags: bool) -> None:
