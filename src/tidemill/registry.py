@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
+from importlib.abc import MetaPathFinder
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Generic, TypeVar, cast
@@ -66,6 +69,29 @@ def installed(group: str) -> tuple[EntryPoint, ...]:
 def missing_extra(extra: str, cause: ModuleNotFoundError) -> MissingExtra:
     """The error for an optional library that is not there, with the line that installs it."""
     return MissingExtra(f"{extra!r} needs the package {cause.name!r}.", remedy=f"Run: pip install 'tidemill[{extra}]'")
+
+
+class _Hidden(MetaPathFinder):
+    def __init__(self, packages: Collection[str]) -> None:
+        self._packages = packages
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname in self._packages:
+            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
+
+
+@contextmanager
+def hiding(*packages: str) -> Iterator[None]:
+    """Meanwhile nobody finds these packages; what is imported already stays.
+
+    For libraries that import others only because they are there.
+    """
+    hidden = _Hidden(packages)
+    sys.meta_path.insert(0, hidden)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(hidden)
 
 
 sources: Registry[Source] = Registry(

@@ -99,13 +99,16 @@ def test_wheel_says_what_it_is(wheel: Path) -> None:
     assert set(re.findall(r"^Provides-Extra: (\S+)$", metadata, re.MULTILINE)) == {
         "all",
         "avro",
+        "catboost",
         "excel",
         "lightgbm",
+        "mlflow",
         "onnx",
         "postgres",
         "sklearn",
         "torch",
         "transformers",
+        "xgboost",
     }
 
 

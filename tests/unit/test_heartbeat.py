@@ -113,8 +113,9 @@ def test_a_job_of_somebody_else_is_lost_at_once_and_told_once(clock: Clock) -> N
 def test_a_job_that_this_worker_itself_let_go_is_not_lost(clock: Clock, state: JobState) -> None:
     """The store knows that it ended, was handed over or came to rest before the heartbeat was told to stop."""
     told: list[float] = []
-    with beating(clock, lambda _: {}, lambda: told.append(clock())) as beat:
-        beat.store.jobs.job = SimpleNamespace(epoch=LEASE.epoch, state=state)
+    beat = beating(clock, lambda _: {}, lambda: told.append(clock()))
+    beat.store.jobs.job = SimpleNamespace(epoch=LEASE.epoch, state=state)
+    with beat:
         _until(lambda: beat.store.jobs.asked == 1)
         beat.check()
     assert not beat.lost

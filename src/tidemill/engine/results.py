@@ -11,10 +11,8 @@ of the member whose rejected rows a member scored, `selected` the rejected files
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any, Literal
 
@@ -245,23 +243,11 @@ def _refill(streams: Sequence[Iterator[Numbered]], heads: dict[int, Numbered], n
             return
 
 
-class _NoPandas(MetaPathFinder):
-    """Says that pandas is not installed."""
-
-    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
-        if fullname == "pandas":
-            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
-
-
 def spare_pandas() -> None:
     """Let Arrow find no pandas. For a child that lives for one question: at its first conversion of a value
     Arrow imports pandas if it can, which takes ten times as long as the answer."""
-    blind = _NoPandas()
-    sys.meta_path.insert(0, blind)
-    try:
+    with registry.hiding("pandas"):
         pa.array([0])
-    finally:
-        sys.meta_path.remove(blind)
 
 
 def read(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from tidemill.flavors.catboost import CatBoostModel
 from tidemill.flavors.lightgbm import LightGBMModel
 from tidemill.flavors.options import PredictOptions
 from tidemill.flavors.sklearn_model import ScikitModel
-from tidemill.flavors.skops_trust import load_trusted
+from tidemill.flavors.skops_trust import load_trusted, skops_io
 from tidemill.flavors.xgboost import XGBoostModel
 from tidemill.ports.flavor import Flavor, Model
 from tidemill.registry import missing_extra
@@ -37,7 +37,7 @@ class SklearnFlavor(Flavor):
     """skops files: a zip with `schema.json`."""
 
     name: ClassVar[str] = "sklearn"
-    preload: ClassVar[tuple[str, ...]] = ("tidemill.flavors.sklearn_library",)
+    preload: ClassVar[tuple[str, ...]] = ("tidemill.flavors.sklearn_library", "tidemill.flavors.skops_library")
 
     @classmethod
     def matches(cls, head: bytes, path: str) -> bool:
@@ -52,10 +52,10 @@ class SklearnFlavor(Flavor):
 
     def load(self, path: str, options: Mapping[str, Any]) -> Model:
         try:
-            import skops.io
+            skops = skops_io()
         except ModuleNotFoundError as exc:
             raise missing_extra("sklearn", exc) from exc
-        loaded, notes = _loaded(path, lambda: load_trusted(path, skops.io))
+        loaded, notes = _loaded(path, lambda: load_trusted(path, skops))
         return model_of(loaded, path, PredictOptions.of(options), notes)
 
 

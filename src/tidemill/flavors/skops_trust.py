@@ -7,9 +7,11 @@ SciPy, LightGBM and XGBoost that build or call nothing a file could choose.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from tidemill.domain.errors import NotTrusted
+from tidemill.registry import hiding
 
 _METRICS = (
     *("BrayCurtis", "Canberra", "Chebyshev", "Dice", "Euclidean", "Hamming", "Haversine", "Jaccard", "Kulsinski"),
@@ -85,13 +87,23 @@ TRUSTED: frozenset[str] = frozenset(
 )
 
 
-def load_trusted(path: str, skops_io: Any) -> Any:
-    """Load a skops file if it holds nothing but trusted types. Raises NotTrusted listing the others."""
-    found = skops_io.get_untrusted_types(file=path)
+def skops_io() -> Any:
+    """The module skops.io. Raises ModuleNotFoundError.
+
+    It imports every package of scikit-learn to list the estimators, and some of them import whatever array library
+    is there: two seconds and 200 MB for torch, of which nothing is used.
+    """
+    with hiding("torch", "cupy", "dask", "jax"):
+        return import_module("skops.io")
+
+
+def load_trusted(path: str, skops: Any) -> Any:
+    """Load a skops file by skops.io if it holds nothing but trusted types. Raises NotTrusted listing the others."""
+    found = skops.get_untrusted_types(file=path)
     strangers = sorted(set(found) - TRUSTED)
     if strangers:
         raise NotTrusted(
             f"{path} holds types that are not known to be harmless: {', '.join(strangers)}.",
             remedy="If you know them, save the model with joblib or pickle and trust that file with --trust.",
         )
-    return skops_io.load(path, trusted=found)
+    return skops.load(path, trusted=found)
