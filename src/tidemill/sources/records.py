@@ -96,10 +96,18 @@ def pieces(
 def _within(grammar: Grammar, data: bytes, final: bool, max_record_bytes: int) -> tuple[int, int]:
     """`cut`, but a record of the full length or more is none, however the buffers fell."""
     length, records = grammar.cut(data, final)
-    if length >= max_record_bytes and records == 1 and not data[:1].isspace():
-        if len(data[:length].rstrip(b"\r\n")) >= max_record_bytes:
-            return 0, 0
+    if length >= max_record_bytes and records == 1:
+        blank = _blank_lines(data[:length])
+        if len(data[blank:length].rstrip(b"\r\n")) >= max_record_bytes:
+            return blank, 0
     return length, records
+
+
+def _blank_lines(data: bytes) -> int:
+    """How many bytes of lines without a record come before the record that `data` holds."""
+    record = data.lstrip()
+    before = len(data) - len(record) if record else 0
+    return max(data.rfind(b"\n", 0, before), data.rfind(b"\r", 0, before)) + 1
 
 
 def _skip_line(file: IO[bytes], data: bytes, offset: int, stop: int, grammar: Grammar) -> int:
