@@ -112,4 +112,9 @@ def detect_format() -> Callable[[InputFile], str]:
     return lambda file: str(detect(file, [sources.get(name) for name in sources.names()]))
 
 
+def read_head() -> Callable[[InputFile, int], bytes]:
+    """The function that gives the first bytes of a file's content, decompressed: (file, how many at most)."""
+    return cast("Callable[[InputFile, int], bytes]", import_module("tidemill.sources.compression").read_head)
+
+
 executors: Registry[Executor] = Registry("executors", {"local": "tidemill.executors.local:LocalExecutor"})

@@ -6,7 +6,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tidemill.engine import assembly, environments, inspection, models, planner, preview, results, verification
+from tidemill.engine import (
+    assembly,
+    environments,
+    inputpreview,
+    inspection,
+    models,
+    planner,
+    preview,
+    results,
+    verification,
+)
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -37,6 +47,7 @@ plan = planner.plan
 assemble = assembly.assemble
 show = preview.preview
 head = preview.head
+look = inputpreview.look
 compare = verification.compare
 inspect = inspection.inspect
 verify = verification.verify
