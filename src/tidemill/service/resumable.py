@@ -201,7 +201,7 @@ class Appending:
             return
         with translated(self._found.path):
             self._fd = os.open(self._found.path, os.O_WRONLY | os.O_CLOEXEC)
-            if os.fstat(self._fd).st_size > self._start:
+            if (self._found.folder / _UNVERIFIED).exists():
                 self._drop()
             if self._checksum:
                 write_file(self._found.folder / _UNVERIFIED, str(self._start).encode())
@@ -250,8 +250,7 @@ class Appending:
         with translated(self._found.path):
             self._sync()
             if self._checksum:
-                remove_file(self._found.folder / _UNVERIFIED)
-                fsync_folder(self._found.folder)
+                self._forget_mark()
             self._close_fd()
         if self._position < self._length:
             return self._found.progress(self._context)
@@ -284,7 +283,13 @@ class Appending:
         assert self._found is not None
         os.ftruncate(self._fd, self._start)
         os.fdatasync(self._fd)
+        self._forget_mark()
+
+    def _forget_mark(self) -> None:
+        """What lies in the file counts: should the mark come back after a power cut, bytes would be missing."""
+        assert self._found is not None
         remove_file(self._found.folder / _UNVERIFIED)
+        fsync_folder(self._found.folder)
 
     def _let_go(self) -> None:
         self._close_fd()

@@ -299,6 +299,10 @@ def test_a_quota_holds_for_everything_a_tenant_sends(small: House) -> None:
         assert len([name for name in there(small) if name.endswith(".csv")]) == 2
         assert client.put("/api/v1/uploads/d.csv", content=(b"z" * 50 for _ in range(2))).status_code == 201
         told(begin(client, 1), 413, "too_large")
+        before = there(small)
+        with pytest.raises(TooLarge, match="does not fit"):
+            uploads.Receiving(small.context, HERE, "e.csv", expected_bytes=1)
+        assert there(small) == before
         # What was announced is what it may take, also after it came.
         assert patch(client, where, b"y" * 490, 10).status_code == 204
         told(begin(client, 1), 413, "too_large")
@@ -397,7 +401,13 @@ def test_bytes_whose_checksum_was_not_yet_checked_are_forgotten(house: House, cl
     assert path_of(house, where).stat().st_size > 100
     assert offset(client, where) == 100
     assert client.get(TUS).json()["items"][0]["offset"] == 100
-    assert patch(client, where, DATA[100:], 100).status_code == 204
+    assert patch(client, where, DATA[100:110], 100).status_code == 204
+    assert (offset(client, where), path_of(house, where).stat().st_size) == (110, 110)
+    # It may have died before its first byte as well.
+    (path_of(house, where).parent / ".unverified").write_text("110")
+    assert patch(client, where, DATA[110:120], 110).status_code == 204
+    assert offset(client, where) == 120
+    assert patch(client, where, DATA[120:], 120).status_code == 204
     assert client.get(where.replace("/tus/", "/uploads/")).json()["sha256"] == SHA256
     os.close(dying._fd)
 
