@@ -102,6 +102,10 @@ class Settings(BaseSettings):
         float, Field(gt=0, description="How long paused and failed jobs can be resumed; then their staging is removed.")
     ] = 7.0
     upload_days: Annotated[float, Field(gt=0, description="How long files that were sent are kept.")] = 7.0
+    unfinished_upload_days: Annotated[
+        float,
+        Field(gt=0, description="How long an upload in several requests can go on after its last byte came."),
+    ] = 1.0
     log_days: Annotated[float, Field(gt=0, description="How long logs of jobs are kept.")] = 30.0
     environment_days: Annotated[
         float,
@@ -110,6 +114,12 @@ class Settings(BaseSettings):
     audit_days: Annotated[float, Field(gt=0, description="How long the audit log is kept.")] = 730.0
     max_body_bytes: Annotated[int, Field(ge=1024, description="Largest JSON body of a request.")] = 1 << 20
     max_upload_bytes: Annotated[int, Field(ge=1, description="Largest file that may be sent.")] = 1 << 40
+    upload_quota_bytes: Annotated[
+        int | None,
+        Field(
+            ge=1, description="How much all uploads of one tenant may take, unfinished ones too; by default no bound."
+        ),
+    ] = None
     requests_per_minute: Annotated[
         int, Field(ge=1, description="Requests per minute of one API key, unless the key says otherwise.")
     ] = 6000

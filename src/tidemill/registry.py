@@ -160,4 +160,9 @@ def open_source() -> Callable[..., Source]:
     return cast("Callable[..., Source]", import_module("tidemill.sources.partitioned").open_source)
 
 
+def read_head() -> Callable[[InputFile, int], bytes]:
+    """The function that gives the first bytes of a file's content, decompressed: (file, how many at most)."""
+    return cast("Callable[[InputFile, int], bytes]", import_module("tidemill.sources.compression").read_head)
+
+
 executors: Registry[Executor] = Registry("executors", {"local": "tidemill.executors.local:LocalExecutor"})

@@ -23,13 +23,12 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import Message
 
-from tidemill.api.errors import USUAL, BodyTooLarge, problems
+from tidemill.api.errors import USUAL, BodyTooLarge, WrongMediaType, problems
 from tidemill.domain.access import Action, ApiKey, Principal
 from tidemill.domain.errors import InvalidSpec, NotAllowed, NotAuthenticated, TooLarge, TooManyRequests
 from tidemill.service import keys
@@ -391,7 +390,7 @@ def _check_content_type(request: Request) -> None:
     message["content-type"] = request.headers.get("content-type", "unknown/unknown")
     kind = message.get_content_type()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
-        raise HTTPException(415, f"The body is {kind[:100]!r} and not application/json.")
+        raise WrongMediaType(kind, "application/json")
 
 
 def _hash(text: str) -> bytes:

@@ -14,7 +14,7 @@ from tidemill.api import errors, openapi
 from tidemill.api.access import Access, Bounds, Gate, check_routes
 from tidemill.api.dependencies import PREFIX
 from tidemill.api.pulse import Pulse
-from tidemill.api.routes import audit, events, jobs, keys, models, results, service, uploads
+from tidemill.api.routes import audit, events, jobs, keys, models, results, service, tus, uploads
 from tidemill.domain.version import __version__
 from tidemill.service.context import Context
 from tidemill.telemetry.metrics import Metrics
@@ -24,6 +24,7 @@ ROUTERS = (
     events.router,
     results.router,
     uploads.router,
+    tus.router,
     models.router,
     keys.router,
     audit.router,
@@ -53,6 +54,7 @@ def create_app(
     app.state.pulse = Pulse(context.store)
     bounds = Bounds(max_body_bytes=max_body_bytes, requests_per_minute=context.policy.requests_per_minute)
     app.state.access = Access(context, bounds, clock=clock)
+    app.add_middleware(tus.TusHeaders)
     pages = ui.mount(app, context, app.state.access.authenticate, app.state.pulse)
     check_routes(app, others=pages)
     return app

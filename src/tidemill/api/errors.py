@@ -30,6 +30,7 @@ STATUS: Mapping[type[TidemillError], int] = MappingProxyType(
         errors.Refused: 409,
         errors.InvalidSpec: 422,
         errors.NotFound: 404,
+        errors.Expired: 410,
         errors.UnknownFormat: 422,
         errors.MissingExtra: 422,
         errors.NotTrusted: 409,
@@ -41,6 +42,9 @@ STATUS: Mapping[type[TidemillError], int] = MappingProxyType(
         errors.UpgradeRefused: 409,
         errors.TooLarge: 413,
         errors.WrongState: 409,
+        errors.OffsetMismatch: 409,
+        errors.ChecksumMismatch: 460,
+        errors.UploadBusy: 423,
         errors.KeyReused: 409,
         errors.NotAuthenticated: 401,
         errors.NotAllowed: 403,
@@ -67,8 +71,10 @@ STATUS: Mapping[type[TidemillError], int] = MappingProxyType(
 )
 """Every class has a row; a test sees to it."""
 
-_TITLES: Mapping[int, str] = MappingProxyType({413: "Content Too Large", 422: "Unprocessable Content"})
-"""As RFC 9110 names them; older Pythons know other words."""
+_TITLES: Mapping[int, str] = MappingProxyType(
+    {413: "Content Too Large", 422: "Unprocessable Content", 460: "Checksum Mismatch"}
+)
+"""As RFC 9110 names them, and tus; older Pythons know other words."""
 
 _HTTP: Mapping[int, tuple[str, str]] = MappingProxyType(
     {
@@ -76,6 +82,8 @@ _HTTP: Mapping[int, tuple[str, str]] = MappingProxyType(
         404: ("not_found", "See the OpenAPI document at /api/v1/openapi.json for the paths there are."),
         405: ("method_not_allowed", "See the header Allow for the methods there are."),
         406: ("not_acceptable", "Ask for application/json."),
+        408: ("timeout", "Go on where it broke off: HEAD tells the offset."),
+        412: ("tus_version", "Send the header Tus-Resumable: 1.0.0."),
         413: ("too_large", "Send data by PUT /api/v1/uploads and name it in the job's input."),
         415: ("unsupported_media_type", "Send the body as application/json."),
         416: ("range_not_satisfiable", "Ask for a range within the file."),
@@ -91,6 +99,14 @@ _THINGS: Mapping[str, tuple[str, str]] = MappingProxyType(
     }
 )
 """Words of a path that name what is there: a word of another form names nothing."""
+
+
+class WrongMediaType(HTTPException):
+    """The body is not of the type that the endpoint takes."""
+
+    def __init__(self, given: str, wanted: str) -> None:
+        super().__init__(415, f"The body is {given[:100]!r} and not {wanted}.")
+        self.remedy = f"Send it with the header Content-Type: {wanted}."
 
 
 class BodyTooLarge(HTTPException):
@@ -166,6 +182,8 @@ def _tidemill(request: Request, exc: Exception) -> Response:
 
 def _http(request: Request, exc: HTTPException, headers: Mapping[str, str]) -> Response:
     code, remedy = _HTTP.get(exc.status_code, ("refused", None))
+    if isinstance(exc, WrongMediaType):
+        remedy = exc.remedy
     detail = {
         404: f"There is nothing at {request.url.path}.",
         405: f"{request.url.path} does not take {request.method}.",

@@ -18,7 +18,7 @@ Send an API key as `Authorization: Bearer KEY`. Every error is an `application/p
 a stable `code` and, where there is one, a `remedy`. Times are UTC, sizes bytes, durations seconds.
 """
 _OPEN_PATHS = ("/api/v1/health", "/api/v1/ready")
-_METHODS = ("get", "put", "post", "delete", "patch")
+_METHODS = ("get", "put", "post", "delete", "patch", "head", "options")
 _BESIDE = (Problem, JobEventOut, JobProgressOut)
 """Types that no route names but its description."""
 
@@ -80,6 +80,8 @@ def _complete(operation: Document) -> None:
     operation["responses"] = dict(sorted(responses.items()))
     for parameter in operation.get("parameters", []):
         _without_null(parameter["schema"])
+        # Left out it is refused, but in the words of its protocol and not as a fault of the request.
+        parameter["required"] = parameter["required"] or parameter["name"] == "tus-resumable"
 
 
 def _without_null(schema: Document) -> None:

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from tidemill.bootstrap import localuploads
 from tidemill.bootstrap.wiring import opened
 from tidemill.domain.access import Principal
 from tidemill.domain.cost import UsageBy
@@ -30,9 +31,11 @@ from tidemill.service import (
     overview,
     registration,
     results,
+    resumable,
     status,
     submission,
     trials,
+    uploads,
 )
 from tidemill.service.context import Context
 from tidemill.service.stdin import STDIN
@@ -50,6 +53,9 @@ from tidemill.wire.api import (
     ResultInfo,
     Rows,
     ServiceInfo,
+    UnfinishedOut,
+    UploadOut,
+    UploadPreview,
     UsageList,
 )
 from tidemill.wire.spec import JobSpec
@@ -202,6 +208,31 @@ class LocalBackend:
 
     def models_limit(self, name: str, max_running: int | None) -> None:
         models.limit_running(self._context, self._who, name, max_running)
+
+    def uploads_add(
+        self,
+        path: Path,
+        *,
+        resume: str | None = None,
+        begun: Callable[[str], None] | None = None,
+        moved: Moved | None = None,
+    ) -> UploadOut:
+        return localuploads.add(self._context, self._who, path, resume=resume, begun=begun, moved=moved)
+
+    def uploads_list(self, *, limit: int) -> list[UploadOut]:
+        return uploads.list_uploads(self._context, self._who, limit=limit).items
+
+    def uploads_unfinished(self) -> list[UnfinishedOut]:
+        return resumable.list_unfinished(self._context, self._who, limit=500)
+
+    def uploads_show(self, upload: str) -> UploadOut:
+        return uploads.get(self._context, self._who, upload)
+
+    def uploads_preview(self, upload: str, rows: int) -> UploadPreview:
+        return uploads.preview(self._context, self._who, upload, rows)
+
+    def uploads_remove(self, upload: str) -> None:
+        uploads.remove(self._context, self._who, upload)
 
     def keys_add(self, request: AddKey) -> NewKey:
         key, text = keys.add(self._context, self._who, request)

@@ -9,6 +9,7 @@ from typing import Any
 from tidemill.engine import (
     assembly,
     environments,
+    inputpreview,
     inspection,
     models,
     planner,
@@ -54,6 +55,7 @@ plan = planner.plan
 assemble = assembly.assemble
 show = preview.preview
 head = preview.head
+look = inputpreview.look
 compare = verification.compare
 inspect = inspection.inspect
 sample = sampling.sample

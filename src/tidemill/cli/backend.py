@@ -29,6 +29,9 @@ from tidemill.wire.api import (
     ResultInfo,
     Rows,
     ServiceInfo,
+    UnfinishedOut,
+    UploadOut,
+    UploadPreview,
     UsageList,
 )
 from tidemill.wire.spec import JobSpec
@@ -131,6 +134,29 @@ class Backend(Protocol):
 
     def models_limit(self, name: str, max_running: int | None) -> None:
         """How many jobs of this model may run at once."""
+
+    def uploads_add(
+        self,
+        path: Path,
+        *,
+        resume: str | None = None,
+        begun: Callable[[str], None] | None = None,
+        moved: Moved | None = None,
+    ) -> UploadOut:
+        """Send one file, or go on with it; `begun` is told its id as soon as there is one."""
+
+    def uploads_list(self, *, limit: int) -> list[UploadOut]:
+        """Newest first."""
+
+    def uploads_unfinished(self) -> list[UnfinishedOut]:
+        """Those whose bytes are not all there, newest first."""
+
+    def uploads_show(self, upload: str) -> UploadOut: ...
+
+    def uploads_preview(self, upload: str, rows: int) -> UploadPreview: ...
+
+    def uploads_remove(self, upload: str) -> None:
+        """Whole or not."""
 
     def keys_add(self, request: AddKey) -> NewKey: ...
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "jobs": f"{_FOLDER}.jobs:app",
     "results": f"{_FOLDER}.results:app",
     "usage": f"{_FOLDER}.usage:usage",
+    "uploads": f"{_FOLDER}.uploads:app",
     "models": f"{_FOLDER}.models:app",
     "compare": f"{_FOLDER}.compare:compare",
     "verify": f"{_FOLDER}.verify:verify",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
@@ -29,6 +29,9 @@ from tidemill.wire.api import (
     ResultInfo,
     Rows,
     ServiceInfo,
+    UnfinishedOut,
+    UploadOut,
+    UploadPreview,
     UsageList,
 )
 from tidemill.wire.spec import JobSpec
@@ -144,6 +147,31 @@ class RemoteBackend:
 
     def models_limit(self, name: str, max_running: int | None) -> None:
         self._client.models.limit(name, max_running)
+
+    def uploads_add(
+        self,
+        path: Path,
+        *,
+        resume: str | None = None,
+        begun: Callable[[str], None] | None = None,
+        moved: Moved | None = None,
+    ) -> UploadOut:
+        return self._client.uploads.add(path, resume=resume, begun=begun, moved=moved)
+
+    def uploads_list(self, *, limit: int) -> list[UploadOut]:
+        return list(islice(self._client.uploads.list(), limit))
+
+    def uploads_unfinished(self) -> list[UnfinishedOut]:
+        return list(self._client.uploads.unfinished())
+
+    def uploads_show(self, upload: str) -> UploadOut:
+        return self._client.uploads.get(upload)
+
+    def uploads_preview(self, upload: str, rows: int) -> UploadPreview:
+        return self._client.uploads.preview(upload, rows)
+
+    def uploads_remove(self, upload: str) -> None:
+        self._client.uploads.remove(upload)
 
     def keys_add(self, request: AddKey) -> NewKey:
         return self._client.keys.make(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from os import PathLike, fspath
@@ -19,7 +20,7 @@ from tidemill.client.jobs import Job
 from tidemill.client.keys import Keys
 from tidemill.client.models import Models
 from tidemill.client.progress import Progress
-from tidemill.client.uploads import Moved
+from tidemill.client.uploads import RESUMABLE_BYTES, Moved, Uploads
 from tidemill.config import Settings
 from tidemill.domain.cost import UsageBy
 from tidemill.domain.errors import InvalidSpec
@@ -55,6 +56,7 @@ class Client:
 
     models: Models
     keys: Keys
+    uploads: Uploads
 
     def __init__(
         self, url: str | None = None, api_key: str | None = None, *, transport: httpx2.BaseTransport | None = None
@@ -68,6 +70,7 @@ class Client:
         self._connection = Connection(url, api_key, transport=transport)
         self.models = Models(self._connection)
         self.keys = Keys(self._connection)
+        self.uploads = Uploads(self._connection)
 
     @property
     def url(self) -> str:
@@ -139,7 +142,12 @@ class Client:
         return spec.model_copy(update=update)
 
     def upload(self, path: Words, *, moved: Moved | None = None) -> UploadOut:
-        """Send one file, checked by its SHA-256. Its `input` ("upload:ID") is a path for `submit`."""
+        """Send one file, checked by its SHA-256. Its `input` ("upload:ID") is a path for `submit`.
+
+        A big one goes on where it broke off: see `uploads.add`.
+        """
+        if os.path.isfile(path) and os.path.getsize(path) >= RESUMABLE_BYTES:
+            return self.uploads.add(path, moved=moved)
         return uploads.upload(self._connection, Path(path), moved=moved)
 
     def job(self, job_id: str) -> Job:

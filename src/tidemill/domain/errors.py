@@ -4,6 +4,7 @@ TidemillError
 ├── Refused                    nothing was started; the request must change
 │   ├── InvalidSpec            a word of the spec, a flag or a value is wrong
 │   ├── NotFound               model, input, job or output is not there
+│   │   └── Expired            it was there, and its time is over
 │   ├── UnknownFormat          no reader or flavor recognises the content
 │   ├── MissingExtra           an optional library is not installed
 │   ├── NotTrusted             the model's format can carry code
@@ -15,6 +16,9 @@ TidemillError
 │   ├── UpgradeRefused         libraries changed since the plan was made
 │   ├── TooLarge               a bound of the chosen output, or of a request, would be passed
 │   ├── WrongState             the job's state does not allow it
+│   ├── OffsetMismatch         bytes of an upload do not go on where it stands
+│   ├── ChecksumMismatch       bytes that came are not those that were sent
+│   ├── UploadBusy             another request works on the upload
 │   ├── KeyReused              an idempotency key came with another request
 │   ├── NotAuthenticated       no valid API key
 │   ├── NotAllowed             the key's role does not reach so far
@@ -85,6 +89,12 @@ class NotFound(Refused):
     """It is not there."""
 
     code = "not_found"
+
+
+class Expired(NotFound):
+    """It was there, and its time is over."""
+
+    code = "expired"
 
 
 class UnknownFormat(Refused):
@@ -163,6 +173,24 @@ class WrongState(Refused):
     """The job's state does not allow it."""
 
     code = "wrong_state"
+
+
+class OffsetMismatch(Refused):
+    """The bytes do not go on where the upload stands."""
+
+    code = "offset_mismatch"
+
+
+class ChecksumMismatch(Refused):
+    """The bytes that came are not those that were sent."""
+
+    code = "checksum_mismatch"
+
+
+class UploadBusy(Refused):
+    """Another request works on the upload."""
+
+    code = "upload_busy"
 
 
 class KeyReused(Refused):

@@ -23,6 +23,8 @@ class TaskEntries:
     snapshot: str
     preview: str
     head: str
+    look: str
+    """What an input file holds: {"path", "rows", "spool"} -> {"format", "columns", "types", "rows", ...}."""
     verify: str
     compare: str
     fetch_mlflow: str
@@ -58,10 +60,13 @@ class Policy:
     job_days: float
     staging_days: float
     upload_days: float
+    unfinished_upload_days: float
     log_days: float
     environment_days: float
     audit_days: float
     max_upload_bytes: int
+    upload_quota_bytes: int | None
+    """Of one tenant; None: no bound."""
     requests_per_minute: int
     model_hosts: tuple[str, ...] = ()
     """Private hosts that models may be fetched from by those who come with a key."""

@@ -53,7 +53,7 @@ def sweep(context: Context, now: datetime, limit: int = LIMIT, *, cursor: Cursor
         "deleted": _counted("a deleted result", lambda: results.sweep_deleted(context, limit)),
         "staging": _staging(context, now - timedelta(days=policy.staging_days), limit),
         "jobs": _jobs(context, now - timedelta(days=policy.job_days), limit),
-        "uploads": len(uploads.sweep(context, now, limit, in_use=_Inputs(context))),
+        "uploads": _counted("an upload", lambda: len(uploads.sweep(context, now, limit, in_use=_Inputs(context)))),
         "stdin": sweep_stdin(context, now, limit),
         "models": _counted("what is left of additions of models", lambda: models.sweep_unfinished(context, now)),
         "environments": _counted("an environment", lambda: models.sweep_environments(context, unused, limit)),

@@ -49,14 +49,17 @@ def compression_of(head: bytes) -> Compression | None:
     return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
 
 
-def read_head(file: InputFile) -> bytes:
-    """The first 64 KiB of the file's content, decompressed. Raises InputUnreadable."""
+def read_head(file: InputFile, size: int = HEAD_BYTES) -> bytes:
+    """The first `size` bytes of the file's content, decompressed. Raises InputUnreadable."""
     with readable(file), open(file.path, "rb") as raw:
-        head = raw.read(HEAD_BYTES)
+        head = raw.read(size)
     if compression_of(head) is None:
         return head
     with _unpacked(file, head) as stream:
-        return _read(file, stream, HEAD_BYTES)
+        found = b""
+        while piece := _read(file, stream, size - len(found)):
+            found += piece
+        return found
 
 
 def plain_path(file: InputFile, spool: Path | None, encoding: str, max_spool_bytes: int) -> Path:

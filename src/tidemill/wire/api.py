@@ -404,6 +404,34 @@ class UploadPage(_Response):
     """`before` of the next page; None on the last."""
 
 
+class UnfinishedOut(_Response):
+    """An upload whose bytes are not all there yet; HEAD and PATCH /tus/{id} go on with it."""
+
+    id: str
+    name: str
+    offset: int
+    """Bytes that are there."""
+    length: int
+    """Bytes that it will have."""
+    expires_at: datetime | None
+
+
+class UnfinishedList(_Response):
+    items: list[UnfinishedOut]
+
+
+class UploadPreview(_Response):
+    """What an upload holds; big integers, decimals and times in rows are text."""
+
+    format: str
+    columns: list[str]
+    types: list[str]
+    """Text formats carry none: their columns are "string"."""
+    rows: list[list[Any]]
+    total_rows: int | None
+    """None if the file would have to be read to its end to know."""
+
+
 class Health(_Response):
     status: Literal["ok", "unavailable"]
     version: str

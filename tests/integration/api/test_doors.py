@@ -91,6 +91,13 @@ BODIES = {
 }
 
 
+TUS = {
+    "Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream", "Upload-Offset": "0",
+    "Upload-Length": "1", "X-HTTP-Method-Override": "PATCH",
+}  # fmt: skip
+"""All that any of these routes asks for."""
+
+
 def things_of(house: House, tenant: str) -> Things:
     """A finished job with rejected rows, a model, an upload and a key."""
     house.model(SECRET, tenant, alias="champion")
@@ -113,7 +120,8 @@ def theirs(house: House) -> Things:
 def ask(client: TestClient, method: str, path: str, things: Things) -> tuple[int, str, str]:
     query = {"customer": "1"} if path.endswith("/lookup") else {}
     content = BODIES.get(path) if method in ("POST", "PUT") else None
-    answer = client.request(method, things.path(path), params=query, json=content)
+    headers = TUS if path.startswith("/api/v1/tus") else {}
+    answer = client.request(method, things.path(path), params=query, json=content, headers=headers)
     return answer.status_code, answer.text, answer.headers.get("content-type", "")
 
 

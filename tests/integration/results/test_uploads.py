@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
+import io
 import socket
 import threading
 import time
@@ -16,6 +18,7 @@ import fastavro
 import openpyxl
 import pyarrow as pa
 import pyarrow.feather
+import pyarrow.parquet as pq
 import pytest
 import uvicorn
 from pyarrow import orc
@@ -200,3 +203,75 @@ def test_what_is_over_its_time_or_abandoned_is_swept(house: House) -> None:
     assert [each["id"] for each in house.get("/uploads")["items"]] == [used["id"]]
     uploads.remove(house.context, HERE, used["id"])
     assert there(house) == set()
+
+
+TABLE = pa.table({"n": pa.array([1, 2**60, 3], pa.int64()), "name": ["a", "b", None]})
+
+
+def as_parquet() -> bytes:
+    out = io.BytesIO()
+    pq.write_table(TABLE, out)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "form", "types", "rows"),
+    [
+        ("a.parquet", as_parquet(), "parquet", ["int64", "string"], [[1, "a"], [str(2**60), "b"], [3, None]]),
+        ("a.csv", b"n,name\n1,a\n2,b\n3,\n", "csv", ["string"] * 2, [["1", "a"], ["2", "b"], ["3", None]]),
+        ("a.jsonl.gz", gzip.compress(b'{"n":1,"name":"a"}\n' * 3), "jsonl", ["string"] * 2, [["1", "a"]] * 3),
+        ("upload", b"n,name\n1,a\n", "csv", ["string"] * 2, [["1", "a"]]),
+    ],
+)
+def test_a_preview_shows_what_is_in_it(
+    house: House, name: str, data: bytes, form: str, types: list[str], rows: list[list[Any]]
+) -> None:
+    sent = put(house, name, data).json()
+    seen = house.get(f"/uploads/{sent['id']}/preview")
+    assert seen == {"format": form, "columns": ["n", "name"], "types": types, "rows": rows, "total_rows": len(rows)}
+    assert house.get(f"/uploads/{sent['id']}/preview", params={"rows": 1})["rows"] == rows[:1]
+    uploads.remove(house.context, HERE, sent["id"])
+
+
+def test_of_long_text_a_preview_reads_the_beginning(house: House) -> None:
+    text = b"n,name\n" + b"".join(b'%d,"some\nname"\n' % n for n in range(100_000))
+    sent = put(house, "long.csv.gz", gzip.compress(text, 1)).json()
+    seen = house.get(f"/uploads/{sent['id']}/preview", params={"rows": 1000})
+    assert (seen["total_rows"], len(seen["rows"])) == (None, 1000)
+    assert seen["rows"][999] == ["999", "some\nname"]
+    uploads.remove(house.context, HERE, sent["id"])
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "words"),
+    [
+        (b"\0\1\2" * 100, "unknown_format", "a.bin is of no format that can be read."),
+        (b"PAR1 and no more", "input_unreadable", "a.bin"),
+        (b"a,a\n1,2\n", "input_unreadable", "a.bin has more than one column called 'a'."),
+    ],
+)
+def test_what_cannot_be_previewed_is_said_without_places(house: House, data: bytes, code: str, words: str) -> None:
+    sent = put(house, "a.bin", data).json()
+    answer = house.client.get(f"/api/v1/uploads/{sent['id']}/preview")
+    assert (answer.status_code, answer.json()["code"]) == (422, code)
+    assert words in answer.json()["detail"]
+    assert str(house.folder) not in answer.text and "/tmp" not in answer.text
+    with pytest.raises(NotFound):
+        uploads.preview(house.context, STRANGER, sent["id"])
+    uploads.remove(house.context, HERE, sent["id"])
+
+
+def test_a_job_reads_what_came_in_pieces(house: House) -> None:
+    data = (house.folder / "data.parquet").read_bytes()
+    headers = {"Tus-Resumable": "1.0.0", "Upload-Length": str(len(data))}
+    where = house.client.post("/api/v1/tus", headers=headers).headers["location"]
+    headers = {"Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream"}
+    name = f"upload:{where.rpartition('/')[2]}"
+    half = len(data) // 2
+    for start, piece in ((0, data[:half]), (half, data[half:])):
+        answer = house.client.post("/api/v1/jobs", json={"model": MODEL, "input": {"path": name}})
+        assert (answer.status_code, "There is no upload" in answer.text) == (404, True)
+        answer = house.client.patch(where, content=piece, headers={**headers, "Upload-Offset": str(start)})
+        assert answer.status_code == 204
+    done = house.finished(house.submit(input={"path": name}, limits={"rejected": "100%"}))
+    assert done["counts"]["total"] == 1_000

@@ -21,7 +21,7 @@ from tidemill.api.errors import problems
 from tidemill.domain.access import Action
 from tidemill.domain.errors import InvalidSpec
 from tidemill.service import uploads
-from tidemill.wire.api import UploadOut, UploadPage
+from tidemill.wire.api import UploadOut, UploadPage, UploadPreview
 
 router = door("/uploads", "uploads")
 
@@ -45,7 +45,7 @@ _REPR_DIGEST = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]+):\s*(?=,|$)")
 UploadId = Annotated[str, Path(alias="upload", pattern=r"^upload_[0-9a-z]{16}$", description="An upload's id.")]
 
 
-@router.put("/{upload}", status_code=201, responses={**CREATED, **problems(413)}, openapi_extra=BODY)
+@router.put("/{upload}", status_code=201, responses={**CREATED, **problems(413, 423)}, openapi_extra=BODY)
 @needs(Action.RUN_JOBS)
 async def send_upload(
     request: Request,
@@ -110,10 +110,22 @@ def get_upload(context: Here, who: Who, upload_id: UploadId) -> UploadOut:
     return uploads.get(context, who, upload_id)
 
 
-@router.delete("/{upload}", status_code=204, responses=problems(404))
+@router.get("/{upload}/preview", responses=problems(404))
+@needs(Action.SEE)
+def preview_upload(
+    context: Here,
+    who: Who,
+    upload_id: UploadId,
+    rows: Annotated[int, Query(ge=1, le=uploads.MAX_ROWS, description="How many at most.")] = 10,
+) -> UploadPreview:
+    """Format, columns and first rows of a file that was sent."""
+    return uploads.preview(context, who, upload_id, rows)
+
+
+@router.delete("/{upload}", status_code=204, responses=problems(404, 410, 423))
 @needs(Action.RUN_JOBS)
 def delete_upload(context: Here, who: Who, upload_id: UploadId) -> None:
-    """Delete a file that was sent. A job that still reads it fails."""
+    """Delete a file that was sent, wholly or in part. A job that still reads it fails."""
     uploads.remove(context, who, upload_id)
 
 
