@@ -11,8 +11,9 @@ from pathlib import Path
 from tidemill.domain.access import Principal
 from tidemill.domain.errors import InputChanged, InputUnreadable, InvalidSpec
 from tidemill.service import resumable, uploads
+from tidemill.service.appending import Appending
 from tidemill.service.context import Context
-from tidemill.service.resumable import Appending
+from tidemill.service.unfinished import Progress
 from tidemill.wire.api import UploadOut
 
 BLOCK_BYTES = 1 << 20
@@ -45,7 +46,7 @@ def add(
     return made
 
 
-def _found(context: Context, who: Principal, upload_id: str, path: Path) -> resumable.Progress:
+def _found(context: Context, who: Principal, upload_id: str, path: Path) -> Progress:
     seen = resumable.look(context, who, upload_id)
     size = os.stat(path).st_size
     if seen.length != size:
@@ -60,7 +61,7 @@ def _copy(
     context: Context,
     who: Principal,
     path: Path,
-    seen: resumable.Progress,
+    seen: Progress,
     moved: Callable[[int, int | None], None] | None,
 ) -> None:
     with closing(Appending(context, who, seen.id, offset=seen.offset)) as appending, path.open("rb") as file:

@@ -1,7 +1,7 @@
 """Where files lie that were sent to the service, and how much of its quota a tenant has taken.
 
     <uploads>/<tenant>/.incoming/<id>/<name>     a PUT on its way in, beside a lock that its process holds
-    <uploads>/<tenant>/.unfinished/<id>/<name>   comes in several requests: see `service.resumable`
+    <uploads>/<tenant>/.unfinished/<id>/<name>   comes in several requests: see `service.unfinished`
     <uploads>/<tenant>/<id>/<name>               whole and durable, beside .upload.json; never changed
 
 A folder gets its last name by one rename of synced bytes, so what has such a name is whole. A folder on its

@@ -23,8 +23,8 @@ from tidemill.api.app import create_app
 from tidemill.api.routes import tus
 from tidemill.domain.access import Principal, Role
 from tidemill.domain.errors import TooLarge, UploadBusy
-from tidemill.service import resumable, retention, uploads
-from tidemill.service.resumable import Appending, Checksum
+from tidemill.service import resumable, retention, unfinished, uploads
+from tidemill.service.appending import Appending, Checksum
 
 HERE = Principal(name="local")
 TUS = "/api/v1/tus"
@@ -430,7 +430,7 @@ def test_a_full_disk_keeps_what_is_sure(house: House, client: TestClient, monkey
         monkeypatch.undo()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tidemill.service.resumable.os.fdatasync", fails)
+    monkeypatch.setattr("tidemill.service.appending.os.fdatasync", fails)
     problem = told(patch(client, where, DATA[100:200], 100), 500, "output_unwritable")
     assert "No space left" in problem["detail"]
     assert path_of(house, where).read_bytes() == DATA[:100]
@@ -513,7 +513,7 @@ def _offset_or_none(client: TestClient, where: str) -> int | None:
 
 def test_whoever_does_not_let_go_is_told_of(house: House, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that stands still holds the lock on; it answers nothing."""
-    monkeypatch.setattr(resumable, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(unfinished, "WAIT_SECONDS", 0.1)
     where = begun(client)
     frozen = Appending(house.context, HERE, where.rpartition("/")[2], offset=0)
     told(patch(client, where, DATA, 0), 423, "upload_busy")

@@ -27,8 +27,9 @@ from tidemill.api.errors import WrongMediaType, problems
 from tidemill.domain.access import Action, Principal
 from tidemill.domain.errors import InvalidSpec
 from tidemill.service import resumable
+from tidemill.service.appending import ALGORITHMS, Appending, Checksum
 from tidemill.service.context import Context
-from tidemill.service.resumable import ALGORITHMS, Appending, Checksum, Progress
+from tidemill.service.unfinished import Progress
 from tidemill.wire.api import UnfinishedList
 
 router = door("/tus", "uploads")
