@@ -80,7 +80,7 @@ SERVICE_MUTATIONS = (
     ),
     Mutation(
         name="trust_not_demanded_of_a_job",
-        edits=_one("service/submission.py", 'if facts["carries_code"] and not context', "if False and not context"),
+        edits=_one("service/submission.py", "if pin.carries_code and not context", "if False and not context"),
         test="tests/unit/test_submission.py::test_a_model_that_carries_code_needs_trust",
         because="DID NOT RAISE .*NotTrusted",
     ),
