@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidemill.domain.errors import InputChanged
-from tidemill.domain.plan import Chunk, PlanSummary, Segment
-from tidemill.ports.source import Rows, Source, UnreadRow
+from tidemill.domain.plan import Chunk, InputFile, PlanSummary, Segment
+from tidemill.ports.source import FileFacts, Rows, Source, UnreadRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,3 +213,20 @@ def _aligned(data: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         else:
             columns.append(pc.cast(data.column(index), planned.type))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def batches_of_file(source: Source, file: InputFile, facts: FileFacts, batch_rows: int) -> Iterator[pa.RecordBatch]:
+    """All rows of a file that can be read, in order, at most `batch_rows` at a time."""
+    if not facts.blocks:
+        return
+    segment = Segment(
+        file_number=0,
+        file=file,
+        row_start=0,
+        row_stop=facts.rows,
+        block_row=0,
+        start=facts.blocks[0].start,
+        stop=facts.blocks[-1].stop,
+    )
+    for rows in source.read(segment, facts.schema.names, {}, batch_rows):
+        yield rows.batch

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from tidemill import registry
-from tidemill.domain.plan import InputFile, Segment
+from tidemill.domain.plan import InputFile
+from tidemill.engine.batching import batches_of_file
 from tidemill.engine.jsonvalues import json_rows
 from tidemill.engine.preview import Progress
-from tidemill.ports.source import FileFacts, Source
 
 TEXT_BYTES = 1 << 20
 """So much of a text file is looked at: scanning it whole takes as long as it is large."""
@@ -34,7 +32,7 @@ def look(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         file, whole = _beginning(file, Path(request["spool"]))
     facts = source.examine(file)
     rows: list[list[Any]] = []
-    for batch in _batches(source, file, facts):
+    for batch in batches_of_file(source, file, facts, BATCH_ROWS):
         rows += json_rows(batch.slice(0, request["rows"] - len(rows)))
         if len(rows) >= request["rows"]:
             break
@@ -61,19 +59,3 @@ def _beginning(file: InputFile, spool: Path) -> tuple[InputFile, bool]:
     target = spool / os.path.basename(file.path)
     target.write_bytes(text)
     return _file(str(target)), whole
-
-
-def _batches(source: Source, file: InputFile, facts: FileFacts) -> Iterator[pa.RecordBatch]:
-    if not facts.blocks:
-        return
-    segment = Segment(
-        file_number=0,
-        file=file,
-        row_start=0,
-        row_stop=facts.rows,
-        block_row=0,
-        start=facts.blocks[0].start,
-        stop=facts.blocks[-1].stop,
-    )
-    for rows in source.read(segment, facts.schema.names, {}, BATCH_ROWS):
-        yield rows.batch

@@ -15,7 +15,7 @@ from tidemill import registry
 from tidemill.domain.errors import InputUnreadable, NotFound
 from tidemill.domain.plan import Block, Chunk, InputFile, PlanSummary, Segment
 from tidemill.engine import models
-from tidemill.engine.batching import BadRow, by_reason, read_batches
+from tidemill.engine.batching import BadRow, batches_of_file, by_reason, read_batches
 from tidemill.engine.planner import check_writable
 from tidemill.engine.predicting import Predictor, features_of
 from tidemill.engine.schema import Columns, InputSchema
@@ -184,20 +184,4 @@ def _open(path: str, form: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     if Path(path).suffix in (".gz", ".zst"):
         raise InputUnreadable(f"{path} is compressed.", remedy="Read it with zcat, pandas or Polars.")
     facts = source.examine(file)
-    return facts.schema, _batches(source, file, facts)
-
-
-def _batches(source: Source, file: InputFile, facts: FileFacts) -> Iterator[pa.RecordBatch]:
-    if not facts.blocks:
-        return
-    segment = Segment(
-        file_number=0,
-        file=file,
-        row_start=0,
-        row_stop=facts.rows,
-        block_row=0,
-        start=facts.blocks[0].start,
-        stop=facts.blocks[-1].stop,
-    )
-    for rows in source.read(segment, facts.schema.names, {}, 4_096):
-        yield rows.batch
+    return facts.schema, batches_of_file(source, file, facts, 4_096)
