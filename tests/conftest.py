@@ -12,6 +12,11 @@ STRICT = bool(os.environ.get("CI"))
 DESELECTED = pytest.StashKey[int]()
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes name no test: xdist's workers must collect the same names, and packed bytes can hold the time."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]

@@ -219,7 +219,7 @@ def as_parquet() -> bytes:
     [
         ("a.parquet", as_parquet(), "parquet", ["int64", "string"], [[1, "a"], [str(2**60), "b"], [3, None]]),
         ("a.csv", b"n,name\n1,a\n2,b\n3,\n", "csv", ["string"] * 2, [["1", "a"], ["2", "b"], ["3", None]]),
-        ("a.jsonl.gz", gzip.compress(b'{"n":1,"name":"a"}\n' * 3), "jsonl", ["string"] * 2, [["1", "a"]] * 3),
+        ("a.jsonl.gz", gzip.compress(b'{"n":1,"name":"a"}\n' * 3, mtime=0), "jsonl", ["string"] * 2, [["1", "a"]] * 3),
         ("upload", b"n,name\n1,a\n", "csv", ["string"] * 2, [["1", "a"]]),
     ],
 )
