@@ -74,8 +74,8 @@ class Settings(BaseSettings):
     data_roots: Annotated[
         list[Path] | None,
         Field(
-            description="Folders that jobs sent with an API key may read and write; by default none but uploads"
-            " and managed results. Without keys, on loopback, everything."
+            description="Folders that jobs sent with an API key may read and write, the same on server and workers; by"
+            " default none but uploads and managed results. Without keys, on loopback, everything."
         ),
     ] = None
     model_hosts: Annotated[

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
-from tidemill.config import Settings, usable_memory_bytes
+from tidemill.config import Settings, config_files, usable_memory_bytes
 from tidemill.domain.cost import RateCard
 from tidemill.domain.ids import new_id
 from tidemill.engine.layout import Compute
@@ -154,6 +155,7 @@ def _job_preload() -> tuple[str, ...]:
 def _policy(settings: Settings) -> Policy:
     return Policy(
         data_roots=None if settings.data_roots is None else tuple(path.resolve() for path in settings.data_roots),
+        kept_folders=_kept_folders(settings),
         result_days=settings.result_days,
         job_days=settings.job_days,
         staging_days=settings.staging_days,
@@ -167,6 +169,11 @@ def _policy(settings: Settings) -> Policy:
         requests_per_minute=settings.requests_per_minute,
         model_hosts=tuple(host.lower() for host in settings.model_hosts),
     )
+
+
+def _kept_folders(settings: Settings) -> tuple[Path, ...]:
+    config = [file.absolute() for file in config_files() if file.exists()]
+    return (settings.home.absolute(), *(path.absolute() for path in settings.places.values()), *config)
 
 
 def _rates(settings: Settings) -> RateCard | None:

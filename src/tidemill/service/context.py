@@ -56,6 +56,8 @@ class Policy:
 
     data_roots: tuple[Path, ...] | None
     """Where jobs that come with a key may read and write, beside uploads and managed results."""
+    kept_folders: tuple[Path, ...]
+    """The service's own folders, which nobody with a key may name, even inside data roots."""
     result_days: float
     job_days: float
     staging_days: float

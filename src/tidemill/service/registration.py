@@ -14,7 +14,7 @@ from typing import Any
 from tidemill.domain.access import Action, Principal
 from tidemill.domain.errors import InvalidSpec, NotAllowed, NotFound
 from tidemill.domain.model import Environment, ModelVersion, check_name, is_mlflow
-from tidemill.service import audit, fetching, mlflow, modelfiles, models
+from tidemill.service import audit, fetching, mlflow, modelfiles, models, places
 from tidemill.service.context import Context
 from tidemill.service.modelfiles import Arrival
 from tidemill.service.reach import Reach, without_secrets
@@ -175,7 +175,7 @@ def _check_environment(who: Principal, environment: Environment) -> None:
 
 
 def _add_class(context: Context, who: Principal, asked: _Asked, source: str) -> ModelVersion:
-    if who.key_id is not None:
+    if not who.is_here:
         raise NotAllowed(
             "A Python class can be registered only by the person at the service's machine: its code lies there.",
             remedy="Save the model to a file and send it, or ask the operator.",
@@ -191,7 +191,7 @@ def _add_class(context: Context, who: Principal, asked: _Asked, source: str) -> 
 
 def _add_url(context: Context, who: Principal, asked: _Asked, url: str) -> ModelVersion:
     policy = context.policy
-    reach = Reach(anywhere=who.key_id is None, hosts=policy.model_hosts)
+    reach = Reach(anywhere=who.is_here, hosts=policy.model_hosts)
     origin = without_secrets(url)
     with modelfiles.arriving(models.root(context), fetching.name_of(url), policy.max_upload_bytes) as arrival:
         fetching.fetch(url, arrival.write, reach=reach, max_bytes=policy.max_upload_bytes)
@@ -205,11 +205,11 @@ def _add_mlflow(context: Context, who: Principal, asked: _Asked, uri: str) -> Mo
 
 
 def _add_path(context: Context, who: Principal, asked: _Asked, source: str) -> ModelVersion:
-    path = Path(os.path.abspath(os.path.expanduser(source) if who.key_id is None else source))
-    roots = context.policy.data_roots or ()
+    path = Path(os.path.abspath(os.path.expanduser(source) if who.is_here else source))
+    confines = places.confines_of_keys(context)
 
     def allowed(real: Path) -> bool:
-        return who.key_id is None or any(real.is_relative_to(root) for root in roots)
+        return who.is_here or confines.hold(str(real))
 
     if not allowed(_real(path)):
         raise NotAllowed(
