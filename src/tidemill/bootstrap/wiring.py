@@ -20,6 +20,7 @@ from tidemill.executors.local import LocalExecutor
 from tidemill.ports.sink import Sink
 from tidemill.ports.store import Store
 from tidemill.service.context import Context, Places, Policy, TaskEntries
+from tidemill.service.secrets import Secrets
 from tidemill.sinks.local import LocalSink
 from tidemill.wire.spec import JobSpec
 
@@ -118,6 +119,7 @@ def opened(settings: Settings | None = None, *, children: bool = True, warm: boo
                 user=_user(),
                 places=Places(**settings.places),
                 policy=_policy(settings),
+                secrets=_secrets(settings),
                 rates=_rates(settings),
             )
         finally:
@@ -137,8 +139,9 @@ def opened_store(settings: Settings | None = None, *, upgrade: bool) -> Iterator
 def _open_store(settings: Settings, *, upgrade: bool = True) -> Store:
     # Imported only now, while the process that children are forked from starts: SQLAlchemy takes as long as that.
     module = import_module("tidemill.stores.sql.store")
+    url = None if settings.store is None else _secrets(settings).resolved(settings.store)
     store: Store = module.open_store(
-        settings.store or settings.home,
+        url or settings.home,
         home=settings.home,
         lease_seconds=settings.lease_seconds,
         heartbeat_seconds=settings.heartbeat_seconds,
@@ -172,8 +175,13 @@ def _policy(settings: Settings) -> Policy:
 
 
 def _kept_folders(settings: Settings) -> tuple[Path, ...]:
-    config = [file.absolute() for file in config_files() if file.exists()]
-    return (settings.home.absolute(), *(path.absolute() for path in settings.places.values()), *config)
+    secrets = [] if settings.secrets_dir is None else [settings.secrets_dir]
+    config = [file for file in config_files() if file.exists()]
+    return tuple(path.absolute() for path in (settings.home, *settings.places.values(), *secrets, *config))
+
+
+def _secrets(settings: Settings) -> Secrets:
+    return Secrets(folder=settings.secrets_dir, hosts=settings.secret_hosts)
 
 
 def _rates(settings: Settings) -> RateCard | None:

@@ -13,6 +13,7 @@ from tidemill.ports.executor import Executor
 from tidemill.ports.observer import Observer
 from tidemill.ports.sink import Sink
 from tidemill.ports.store import Store
+from tidemill.service.secrets import Secrets
 from tidemill.wire.spec import JobSpec
 
 
@@ -28,7 +29,7 @@ class TaskEntries:
     verify: str
     compare: str
     fetch_mlflow: str
-    """Files of a model on an MLflow server: {"uri", "folder"} -> {"path", "origin"}."""
+    """Files of a model on an MLflow server: {"uri", "folder", "credentials" (variables)} -> {"path", "origin"}."""
     inspect: str
     """What a model takes and gives: {"model"} -> {"signature"}."""
     sample: str
@@ -93,6 +94,7 @@ class Context:
     user: str
     places: Places
     policy: Policy
+    secrets: Secrets
     rates: RateCard | None
     """None: nothing is priced."""
 

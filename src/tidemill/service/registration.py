@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from tidemill.domain.model import Environment, ModelVersion, check_name, is_mlfl
 from tidemill.service import audit, fetching, mlflow, modelfiles, models, places
 from tidemill.service.context import Context
 from tidemill.service.modelfiles import Arrival
-from tidemill.service.reach import Reach, without_secrets
+from tidemill.service.reach import Reach, parsed, without_secrets
 
 SENT = "sent"
 MAX_DESCRIPTION = 2000
@@ -34,6 +34,8 @@ class _Asked:
     aliases: tuple[str, ...]
     environment: Environment | None
     description: str
+    authorization: str | None = None
+    """secret:NAME for the host of a URL."""
 
 
 def add(
@@ -42,22 +44,25 @@ def add(
     name: str,
     source: str,
     *,
+    authorization: str | None = None,
     flavor: str | None = None,
     aliases: Iterable[str] = (),
     environment: Environment | None = None,
     description: str = "",
 ) -> ModelVersion:
     """Register the model at `source`: a path, a URL, an address on an MLflow server, or "module:Class". It may
-    take minutes.
+    take minutes. `authorization` is for URLs: the secret (secret:NAME) that is sent there.
 
     The bytes that the newest version has already make no new one, but the aliases move. Raises InvalidSpec,
     NotFound, NotAllowed, TooLarge, UnknownFormat, EnvironmentUnusable, or the flavor's error for a model that
     cannot be loaded; then nothing is left behind.
     """
-    asked = _asked(who, name, flavor, aliases, environment, description)
+    asked = replace(_asked(who, name, flavor, aliases, environment, description), authorization=authorization)
     _check_text(source, "source")
     if not source:
         raise InvalidSpec("The source is empty.", remedy="Give a path, a URL, or module:Class.")
+    if authorization is not None and not fetching.is_url(source):
+        raise InvalidSpec(f"{source} is no URL, and only those are asked with a secret.", remedy="Leave it out.")
     if fetching.is_url(source):
         return _add_url(context, who, asked, source)
     if is_mlflow(source):
@@ -193,9 +198,22 @@ def _add_url(context: Context, who: Principal, asked: _Asked, url: str) -> Model
     policy = context.policy
     reach = Reach(anywhere=who.is_here, hosts=policy.model_hosts)
     origin = without_secrets(url)
+    header = None
+    if asked.authorization is not None:
+        header = _authorization(context, who, asked.authorization, url)
     with modelfiles.arriving(models.root(context), fetching.name_of(url), policy.max_upload_bytes) as arrival:
-        fetching.fetch(url, arrival.write, reach=reach, max_bytes=policy.max_upload_bytes)
+        fetching.fetch(url, arrival.write, reach=reach, max_bytes=policy.max_upload_bytes, authorization=header)
         return _register(context, who, asked, arrival, origin=origin, shown=origin)
+
+
+def _authorization(context: Context, who: Principal, reference: str, url: str) -> str:
+    target = parsed(url)
+    if target.scheme != "https" and not who.is_here and target.host not in context.policy.model_hosts:
+        raise NotAllowed(
+            f"{without_secrets(target)} is not https: a secret sent there could be read on its way.",
+            remedy="Give an https URL.",
+        )
+    return context.secrets.authorization(who, reference, target.host)
 
 
 def _add_mlflow(context: Context, who: Principal, asked: _Asked, uri: str) -> ModelVersion:

@@ -38,6 +38,7 @@ from tidemill.domain.job import ENDED, Idempotency, Job, JobState, NewJob
 from tidemill.domain.model import Pin, is_mlflow, split_reference
 from tidemill.service import claims, control, jobs, mlflow, models, places, uploads
 from tidemill.service.context import Context
+from tidemill.service.secrets import refuse_credentials
 from tidemill.service.stdin import STDIN
 from tidemill.wire.spec import JobSpec, OutputSpec, invalid_words
 
@@ -217,6 +218,7 @@ def _new_job(request: _Request) -> NewJob:
             f"A key with the role {who.role} may not put a job before others (priority {asked.priority}).",
             remedy="Leave the priority at 0 or below, or ask an administrator.",
         )
+    refuse_credentials(asked.model_dump(mode="json"))
     pin = request.pin or _pin(context, who, asked)
     job_id = new_id("job")
     managed = asked.output is None
