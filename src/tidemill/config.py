@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -97,6 +97,10 @@ class Settings(BaseSettings):
             " the public internet."
         ),
     ] = []
+    model_schemes: Annotated[
+        list[Literal["https", "http", "models", "runs"]],
+        Field(description="What addresses of models may begin with that come with an API key; by default all four."),
+    ] = ["https", "http", "models", "runs"]
     secrets_dir: Annotated[
         Path | None,
         Field(

@@ -185,6 +185,27 @@ def test_a_root_around_the_services_own_folder_does_not_open_it(tmp_path: Path) 
             list(list_inputs([f"{tmp_path}/home/uploads/**"], (".csv",), confines))
 
 
+def test_addresses_of_models_begin_as_the_operator_says(tmp_path: Path) -> None:
+    addresses = ("http://1.1.1.1/x", "HTTPS://1.1.1.1/x", "models:/churn/1", "runs:/x/model")
+    with opened_house(tmp_path, model_schemes=[]) as house:
+        admin, _ = house.key(Role.ADMIN)
+        for address in addresses:
+            with pytest.raises(NotAllowed, match=f"fetched by {address.partition(':')[0].lower()}:"):
+                registration.add(house.context, admin, "x", address)
+        with pytest.raises(NotAllowed, match="fetched by models:"):
+            submission.submit(house.context, admin, house.spec("models:/churn/1"))
+        for address in (
+            "file:///etc/passwd",
+            "ftp://h/x",
+            "gopher://h/x",
+            "s3://b/x",
+            "dict://h:1/x",
+            "jar:http://h/!x",
+        ):
+            with pytest.raises((InvalidSpec, NotAllowed, NotFound)):
+                registration.add(house.context, admin, "x", address)
+
+
 # -- while it runs
 
 

@@ -170,6 +170,7 @@ def _policy(settings: Settings) -> Policy:
         max_upload_bytes=settings.max_upload_bytes,
         upload_quota_bytes=settings.upload_quota_bytes,
         requests_per_minute=settings.requests_per_minute,
+        model_schemes=tuple(settings.model_schemes),
         model_hosts=tuple(host.lower() for host in settings.model_hosts),
     )
 

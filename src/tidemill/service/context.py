@@ -71,6 +71,8 @@ class Policy:
     upload_quota_bytes: int | None
     """Of one tenant; None: no bound."""
     requests_per_minute: int
+    model_schemes: tuple[str, ...]
+    """What addresses of models may begin with that come with a key."""
     model_hosts: tuple[str, ...] = ()
     """Private hosts that models may be fetched from by those who come with a key."""
 

@@ -63,6 +63,16 @@ def check(context: Context, who: Principal, path: str, what: What) -> None:
         )
 
 
+def check_scheme(context: Context, who: Principal, address: str) -> None:
+    """Whether somebody may have a model fetched from an address that begins so. Raises NotAllowed."""
+    scheme = address.partition(":")[0].lower()
+    if not who.is_here and scheme not in context.policy.model_schemes:
+        raise NotAllowed(
+            f"An API key cannot have a model fetched by {scheme}:.",
+            remedy="Send the file, or ask the operator for the scheme in the setting model_schemes.",
+        )
+
+
 def check_model_folder(context: Context, who: Principal, path: str) -> None:
     """Whether all files of a model that is a folder lie where that somebody may read. Raises NotAllowed."""
     if who.is_here or not os.path.isdir(path):

@@ -195,6 +195,7 @@ def _add_class(context: Context, who: Principal, asked: _Asked, source: str) -> 
 
 
 def _add_url(context: Context, who: Principal, asked: _Asked, url: str) -> ModelVersion:
+    places.check_scheme(context, who, url)
     policy = context.policy
     reach = Reach(anywhere=who.is_here, hosts=policy.model_hosts)
     origin = without_secrets(url)
@@ -217,6 +218,7 @@ def _authorization(context: Context, who: Principal, reference: str, url: str) -
 
 
 def _add_mlflow(context: Context, who: Principal, asked: _Asked, uri: str) -> ModelVersion:
+    places.check_scheme(context, who, uri)
     mlflow.check_may(who, uri)
     with mlflow.arriving(context, uri) as (arrival, origin):
         return _register(context, who, asked, arrival, origin=origin, shown=uri)

@@ -268,6 +268,7 @@ def _pin(context: Context, who: Principal, spec: JobSpec) -> Pin:
     if split_reference(spec.model) is not None:
         return models.resolve(context, who, spec.model)
     if is_mlflow(spec.model):
+        places.check_scheme(context, who, spec.model)
         mlflow.check_may(who, spec.model)
         pin = mlflow.pin(context, spec.model, spec.flavor)
     else:
