@@ -257,3 +257,17 @@ def test_the_person_at_the_machine_is_nobody_once_there_are_keys(shared: House, 
     with opened_house(tmp_path) as other, client_of(other) as client:
         assert client.get("/api/v1/jobs").status_code == 200
         assert isinstance(other.here, Principal)
+
+
+@pytest.mark.parametrize(
+    "place", ["/\t/evil.example", "/\r\nSet-Cookie: a=b", "/\n//evil.example", "/%0d%0aSet-Cookie:a=b"]
+)
+def test_signing_in_adds_no_header_and_leads_nowhere_else(shared: House, place: str) -> None:
+    _, key = shared.key(Role.VIEWER)
+    with client_of(shared) as client:
+        form = {"key": key, "place": place}
+        answer = client.post("/login", data=form, headers=PAGE_HEADERS, follow_redirects=False)
+    assert answer.status_code == 303
+    assert not set(answer.headers["location"]) & set("\t\r\n")
+    assert answer.headers["location"].startswith("/%")
+    assert [name for name in answer.headers if name == "set-cookie"] == ["set-cookie"]

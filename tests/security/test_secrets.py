@@ -336,6 +336,12 @@ def walk(tour: Tour, context: Any, hub: Hub, data: Path) -> None:
         said = json.loads(json.dumps(words).replace("hush", PLANTED["spec"]))
         spec = {"model": "wanted-name@1", "input": {"path": [str(data / "in.parquet")]}, **said}
         assert tour.ask("POST", "/api/v1/jobs", json=spec).status_code == 422
+    (data / "linked").mkdir()
+    (data / "linked" / "out.parquet").symlink_to(Path(__file__))
+    spec = {"model": "wanted-name@1", "input": {"path": [str(data / "linked")]}}
+    led_out = tour.ask("POST", "/api/v1/jobs", json=spec).json()["id"]
+    ended = tour.ask("GET", f"/api/v1/jobs/{led_out}", params={"wait": 60}).json()
+    assert (ended["state"], ended["error"]["code"]) == ("failed", "not_allowed"), ended
     context.store.trust.trust(_digest_of_chatty(context), "tests", "tests")
     ids = [_run(context, data, name, tour) for name in ("in", "abort")]
     for job_id in ids:
