@@ -17,6 +17,7 @@ from tidemill.domain.model import Environment, ModelVersion, check_name, is_mlfl
 from tidemill.service import audit, fetching, mlflow, modelfiles, models
 from tidemill.service.context import Context
 from tidemill.service.modelfiles import Arrival
+from tidemill.service.reach import Reach, without_secrets
 
 SENT = "sent"
 MAX_DESCRIPTION = 2000
@@ -190,8 +191,8 @@ def _add_class(context: Context, who: Principal, asked: _Asked, source: str) -> 
 
 def _add_url(context: Context, who: Principal, asked: _Asked, url: str) -> ModelVersion:
     policy = context.policy
-    reach = fetching.Reach(anywhere=who.key_id is None, hosts=policy.model_hosts)
-    origin = fetching.without_secrets(url)
+    reach = Reach(anywhere=who.key_id is None, hosts=policy.model_hosts)
+    origin = without_secrets(url)
     with modelfiles.arriving(models.root(context), fetching.name_of(url), policy.max_upload_bytes) as arrival:
         fetching.fetch(url, arrival.write, reach=reach, max_bytes=policy.max_upload_bytes)
         return _register(context, who, asked, arrival, origin=origin, shown=origin)
