@@ -13,6 +13,7 @@ from tidemill.ports.executor import Executor
 from tidemill.ports.observer import Observer
 from tidemill.ports.sink import Sink
 from tidemill.ports.store import Store
+from tidemill.service.signing import SigningKey
 from tidemill.wire.spec import JobSpec
 
 
@@ -64,12 +65,15 @@ class Policy:
     log_days: float
     environment_days: float
     audit_days: float
+    delivery_days: float
     max_upload_bytes: int
     upload_quota_bytes: int | None
     """Of one tenant; None: no bound."""
     requests_per_minute: int
     model_hosts: tuple[str, ...] = ()
     """Private hosts that models may be fetched from by those who come with a key."""
+    webhook_hosts: tuple[str, ...] = ()
+    """Private hosts that webhooks may lead to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +97,7 @@ class Context:
     policy: Policy
     rates: RateCard | None
     """None: nothing is priced."""
+    signing: SigningKey
 
     def worker(self, observers: Sequence[Observer] = (), *, allow_upgrade: bool = False) -> Worker:
         """A worker of this process."""
