@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from tidemill.domain import webhook
 from tidemill.domain.errors import Refused
 from tidemill.domain.webhook import Webhook
-from tidemill.durable.files import fsync_file, fsync_folder, make_folder, remove_file, scratch_name, translated
+from tidemill.durable.files import fsync_file, fsync_folder, make_folder, remove_file
 
 SETTING = "TIDEMILL_WEBHOOK_KEY"
 LEAST_CHARACTERS = 32
@@ -49,20 +51,21 @@ class SigningKey:
         return self._write() if found is None else found
 
     def _write(self) -> bytes:
-        scratch = scratch_name(self.path)
-        with translated(self.path):
+        try:
             make_folder(self.path.parent)
-            descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            descriptor, scratch = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
             with os.fdopen(descriptor, "w", encoding="ascii") as file:
                 file.write(secrets.token_hex(_KEY_BYTES) + "\n")
             fsync_file(scratch)
-            try:
+            with suppress(FileExistsError):
                 os.link(scratch, self.path)
-            except FileExistsError:
-                pass
-            finally:
-                remove_file(scratch)
+            remove_file(scratch)
             fsync_folder(self.path.parent)
+        except OSError as exc:
+            raise Refused(
+                f"The signing key {self.path} cannot be written: {exc.strerror or exc}.",
+                remedy=f"Make its folder writable, or give a key by {SETTING}.",
+            ) from exc
         made = self.find()
         assert made is not None, "it was just made"
         return made
