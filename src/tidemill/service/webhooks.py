@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from tidemill.domain.access import Principal
 from tidemill.domain.errors import InvalidSpec, Refused, WrongState
 from tidemill.domain.ids import new_id
+from tidemill.domain.job import Job
 from tidemill.domain.webhook import ENDINGS, OVERLAP, Delivery, EventType, Webhook, WebhookChange
 from tidemill.service import audit, reach, signing
 from tidemill.service.context import Context
@@ -20,6 +21,7 @@ Deliveries = list[Delivery]
 SETTING = "webhook_hosts"
 MOST = 100
 """Of one tenant."""
+MOST_OF_JOB = 20
 
 
 def add(context: Context, who: Principal, wanted: AddWebhook) -> NewWebhook:
@@ -126,6 +128,11 @@ def deliveries(
     """Newest first. Raises NotFound."""
     hook = context.store.webhooks.get(webhook_id, _tenant(who))
     return context.store.outbox.list(webhook_id=hook.id, job_id=job_id, limit=limit, before=before)
+
+
+def of_job(context: Context, job: Job) -> Deliveries:
+    """The newest deliveries that tell of a job which the caller may see."""
+    return context.store.outbox.list(job_id=job.id, limit=MOST_OF_JOB)
 
 
 def delivery(context: Context, who: Principal, webhook_id: str, delivery_id: str) -> Delivery:
