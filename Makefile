@@ -5,8 +5,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 JUNIT := build/junit.xml
-# More than cores: tests wait for processes, locks and leases about a third of their time.
-WORKERS ?= 3
+# Twice the cores: tests wait for processes, locks and leases about a third of their time.
+WORKERS ?= 4
 SEEDS ?= 20
 # Packages of the programs that tests call; tests/meta/test_programs.py says which these are.
 PROGRAMS := curl e2fsprogs mount strace

@@ -53,6 +53,7 @@ from tidemill.wire.api import (
     ModelCheck,
     ModelVersionOut,
     NewKey,
+    ResultFormat,
     ResultInfo,
     Rows,
     ServiceInfo,
@@ -310,7 +311,7 @@ def absolute(spec: JobSpec) -> JobSpec:
     return spec.model_copy(update=update)
 
 
-def _form(text: str) -> results.Form:
+def _form(text: str) -> ResultFormat:
     for form in results.FORMS:
         if form == text:
             return form

@@ -6,6 +6,7 @@ Times are aware UTC, sizes bytes, durations seconds. Requests refuse unknown wor
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -31,6 +32,14 @@ State = Literal[
     "failed",
     "cancelled",
 ]
+ResultFormat = Literal["parquet", "csv", "jsonl", "arrow"]
+RESULT_SUFFIXES: Mapping[str, str] = {
+    "parquet": ".parquet",
+    "csv": ".csv",
+    "jsonl": ".jsonl",
+    "arrow": ".arrow",
+}
+"""How the name of a downloaded result ends."""
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 
 
