@@ -27,7 +27,7 @@ MOST_OF_JOB = 20
 def add(context: Context, who: Principal, wanted: AddWebhook) -> NewWebhook:
     """Make one, and show its secret this once. Raises InvalidSpec, NotAllowed, NotFound (of the host), Refused."""
     _check_url(context, wanted.url)
-    key = _key(context)
+    key, now = _key(context), datetime.now(UTC)
     hook = Webhook(
         id=new_id("whk"),
         tenant=who.tenant,
@@ -37,7 +37,7 @@ def add(context: Context, who: Principal, wanted: AddWebhook) -> NewWebhook:
         labels=dict(wanted.labels),
         description=wanted.description,
         key_id=signing.key_id(key),
-        created_at=datetime.now(UTC),
+        created_at=now.replace(microsecond=now.microsecond // 1000 * 1000),
         created_by=who.name,
     )
     with context.store.transaction():
