@@ -34,7 +34,7 @@ FACTS: dict[str, Any] = {
     "total": 30,
     "predicted": 10,
     "rejected": 0,
-    "error": "input_changed",
+    "error": {"code": "input_changed", "message": "a row of Ada's", "remedy": None},
     "created_at_ms": 1_780_000_000_000,
     "started_at_ms": 1_780_000_000_007,
     "finished_at_ms": None,

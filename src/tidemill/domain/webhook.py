@@ -110,7 +110,7 @@ class Delivery:
     at: datetime
     """When it happened."""
     facts: dict[str, Any]
-    """What was true of the job then, as the store wrote it down."""
+    """What was true of the job then, as the store wrote it down; more than `body` tells."""
     state: DeliveryState
     attempts: int
     next_at: datetime | None
@@ -181,7 +181,7 @@ def _data(delivery: Delivery) -> dict[str, Any]:
     return {
         **{name: facts[name] for name in ("id", "name", "state", "model", "labels", "parent_id")},
         "counts": {name: facts[name] for name in ("total", "predicted", "rejected")},
-        "error": None if facts["error"] is None else {"code": facts["error"]},
+        "error": None if facts["error"] is None else {"code": facts["error"]["code"]},
         **{name: _text_of_ms(facts[fact]) for name, fact in _TIMES.items()},
         "links": {"self": f"/api/v1/jobs/{delivery.job_id}"},
     }

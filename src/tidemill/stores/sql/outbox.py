@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from datetime import datetime
+from itertools import zip_longest
 from typing import Any
 
 from sqlalchemy import (
@@ -60,26 +61,18 @@ class SqlOutbox(Outbox):
     ) -> list[Claimed]:
         due = and_(self._due(key_id), deliveries.c.webhook_id.not_in(list(busy)))
         with self._database.read() as connection:
-            # A cheap look without the write lock: senders ask again and again.
-            if connection.execute(_joined(deliveries.c.number).where(due).limit(1)).first() is None:
-                return []
-        turn = func.row_number().over(
-            partition_by=deliveries.c.webhook_id, order_by=(deliveries.c.next_at_ms, deliveries.c.number)
-        )
-        ranked = _joined(deliveries.c.number, deliveries.c.next_at_ms, turn.label("rank")).where(due).subquery()
-        first = (
-            select(ranked.c.number)
-            .where(ranked.c.rank <= each)
-            .order_by(ranked.c.rank, ranked.c.next_at_ms, ranked.c.number)
-            .limit(limit)
-        )
+            # Without the write lock: senders ask again and again, and thousands may be due to one that is down.
+            numbers = _first_of_each(connection, due, limit=limit, each=each)
+        if not numbers:
+            return []
         with self._database.take_turn() as connection:
-            return _take(connection, deliveries.c.number.in_(first), self._database.now_ms, lease_seconds)
+            here = and_(deliveries.c.number.in_(numbers), self._due(key_id))
+            return _take(connection, here, self._database.now_ms, lease_seconds)
 
     def claim(self, delivery_id: str, key_id: str, *, lease_seconds: float) -> Claimed | None:
-        this = _joined(deliveries.c.number).where(self._due(key_id), deliveries.c.id == delivery_id)
         with self._database.take_turn() as connection:
-            taken = _take(connection, deliveries.c.number.in_(this), self._database.now_ms, lease_seconds)
+            this = and_(deliveries.c.id == delivery_id, self._due(key_id))
+            taken = _take(connection, this, self._database.now_ms, lease_seconds)
             return taken[0] if taken else None
 
     def delivered_if_current(self, claimed: Claimed, status: int) -> bool:
@@ -142,22 +135,14 @@ class SqlOutbox(Outbox):
             return len(connection.execute(gone).all())
 
     def _due(self, key_id: str) -> ColumnElement[bool]:
-        return and_(
-            _WAITING,
-            deliveries.c.next_at_ms <= self._database.now_ms,
-            webhooks.c.enabled.is_(True),
-            webhooks.c.key_id == key_id,
-        )
+        sent_to = select(webhooks.c.id).where(webhooks.c.enabled.is_(True), webhooks.c.key_id == key_id)
+        return and_(_WAITING, deliveries.c.next_at_ms <= self._database.now_ms, deliveries.c.webhook_id.in_(sent_to))
 
     def _settle(self, claimed: Claimed, values: dict[str, Any]) -> bool:
         held = and_(deliveries.c.id == claimed.delivery.id, deliveries.c.token == claimed.token)
         settled = update(deliveries).where(held).values(values).returning(deliveries.c.number)
         with self._database.write() as connection:
             return connection.execute(settled).first() is not None
-
-
-def _joined(*columns: ColumnElement[Any]) -> Any:
-    return select(*columns).join(webhooks, webhooks.c.id == deliveries.c.webhook_id)
 
 
 def _delivery(row: RowMapping) -> Delivery:
@@ -176,6 +161,25 @@ def _delivery(row: RowMapping) -> Delivery:
         status=row["status"],
         problem=row["problem"],
     )
+
+
+def _first_of_each(connection: Connection, due: ColumnElement[bool], *, limit: int, each: int) -> list[int]:
+    """Numbers of due deliveries: the first of every webhook before the second of any."""
+    hook = deliveries.c.webhook_id
+    longest_due = select(hook).where(due).group_by(hook).order_by(func.min(deliveries.c.next_at_ms)).limit(limit)
+    queues = [
+        connection.execute(
+            select(deliveries.c.number)
+            .where(due, hook == webhook_id)
+            .order_by(deliveries.c.next_at_ms, deliveries.c.number)
+            .limit(each)
+        )
+        .scalars()
+        .all()
+        for webhook_id in connection.execute(longest_due).scalars().all()
+    ]
+    in_turn = [number for rank in zip_longest(*queues) for number in rank if number is not None]
+    return in_turn[:limit]
 
 
 def _take(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 
 from tidemill.domain.errors import NotFound
 from tidemill.domain.job import JobState, Want
-from tidemill.domain.webhook import JOB_EVENTS, Claimed, Delivery, DeliveryState, EventType, WebhookChange
+from tidemill.domain.webhook import JOB_EVENTS, Claimed, Delivery, DeliveryState, EventType, WebhookChange, body
 from tidemill.ports.store import Store
 from tidemill.testing.store.factories import ERROR, KEY_ID, new_job, new_pin, new_webhook
 from tidemill.testing.store.suite import Held, StoreSuite, advance, claim_next, wait_for_expiry, write_all
@@ -78,12 +79,18 @@ class OutboxSuite(StoreSuite):
         store.jobs.set_labels("job_held", {})
         assert store.outbox.list() == [told]
 
-    def test_of_an_error_only_its_code_is_told(self, hold: Callable[..., Held], store: Store) -> None:
+    @pytest.mark.parametrize("text", ["a.parquet changed.", "a\0b", "\ud800", '", "code": "x', "größer"])
+    def test_a_failure_is_told_whatever_its_text_holds(
+        self, hold: Callable[..., Held], store: Store, text: str
+    ) -> None:
         add(store, "whk_1")
-        hold(JobState.FAILED)
+        held = hold(JobState.RUNNING)
+        error = {**ERROR, "message": text}
+        assert held.store.jobs.end_if_current(held.lease, JobState.FAILED, error)
+        assert held.job.state is JobState.FAILED
         (told,) = store.outbox.list()
-        assert told.facts["error"] == ERROR["code"]
-        assert str(ERROR["message"]) not in str(told.facts)
+        assert told.facts["error"] == error
+        assert json.loads(body(told))["data"]["error"] == {"code": ERROR["code"]}
 
     def test_people_change_states_too(self, store: Store) -> None:
         add(store, "whk_1", events=JOB_EVENTS)

@@ -1,7 +1,8 @@
 """Webhooks, and the outbox of what they are to be told.
 
 A trigger on events fills the outbox, so no statement that changes a job's state can forget to, and what is rolled
-back tells nobody anything. It must never fail: the change of state would.
+back tells nobody anything. It must never fail: the change of state would. So it takes nothing out of errors, whose
+texts may hold what one database cannot make text of.
 """
 
 _TYPE = "CASE NEW.state WHEN 'planning' THEN 'job.started' ELSE 'job.' || NEW.state END"
@@ -20,7 +21,7 @@ _INSERT = """
 
 _INDEXES = (
     "CREATE INDEX webhooks_by_tenant ON webhooks (tenant, created_at_ms)",
-    "CREATE INDEX deliveries_due ON deliveries (next_at_ms) WHERE state = 'waiting'",
+    "CREATE INDEX deliveries_due ON deliveries (webhook_id, next_at_ms, number, state) WHERE state = 'waiting'",
     "CREATE INDEX deliveries_by_webhook ON deliveries (webhook_id, number)",
     "CREATE INDEX deliveries_by_job ON deliveries (job_id, number) WHERE job_id IS NOT NULL",
     "CREATE INDEX deliveries_by_time ON deliveries (at_ms)",
@@ -75,7 +76,7 @@ _SQLITE = (
                 'id', jobs.id, 'name', jobs.name, 'state', NEW.state, 'model', jobs.model_name,
                 'labels', json(jobs.labels), 'parent_id', jobs.parent_id, 'total', jobs.rows_total,
                 'predicted', jobs.rows_predicted, 'rejected', jobs.rows_rejected,
-                'error', json_extract(jobs.error, '$.code'), 'created_at_ms', jobs.created_at_ms,
+                'error', json(jobs.error), 'created_at_ms', jobs.created_at_ms,
                 'started_at_ms', jobs.started_at_ms, 'finished_at_ms', jobs.finished_at_ms),
             'waiting', 0, NEW.at_ms
         FROM jobs JOIN webhooks ON webhooks.tenant = jobs.tenant
@@ -136,7 +137,7 @@ _POSTGRESQL = (
                 'id', jobs.id, 'name', jobs.name, 'state', NEW.state, 'model', jobs.model_name,
                 'labels', jobs.labels, 'parent_id', jobs.parent_id, 'total', jobs.rows_total,
                 'predicted', jobs.rows_predicted, 'rejected', jobs.rows_rejected,
-                'error', jobs.error ->> 'code', 'created_at_ms', jobs.created_at_ms,
+                'error', jobs.error, 'created_at_ms', jobs.created_at_ms,
                 'started_at_ms', jobs.started_at_ms, 'finished_at_ms', jobs.finished_at_ms),
             'waiting', 0, NEW.at_ms
         FROM jobs JOIN webhooks ON webhooks.tenant = jobs.tenant
