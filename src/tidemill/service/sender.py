@@ -145,6 +145,9 @@ class Sender:
         except TidemillError as exc:
             log.error("webhooks cannot be sent: %s", exc)
             return _PAUSE_SECONDS
+        except Exception:
+            log.exception("sending webhooks failed; it is tried again")
+            return _PAUSE_SECONDS
         self._away = False
         for each in claimed:
             task = asyncio.create_task(self._deliver(client, each))
@@ -271,8 +274,12 @@ def _signed(context: Context, claimed: Claimed) -> dict[str, str]:
 
 
 def _client(options: SenderOptions) -> httpx2.AsyncClient:
-    """No proxy, which would look names up anew; no redirects; a connection for each attempt."""
+    """No proxy, which would look names up anew; no redirects; a connection for each attempt.
+
+    Of the environment only SSL_CERT_FILE and SSL_CERT_DIR count: receivers inside may have certificates of their own.
+    """
     return httpx2.AsyncClient(
+        verify=httpx2.create_ssl_context(),
         timeout=httpx2.Timeout(options.attempt_seconds, connect=options.connect_seconds),
         limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0),
         trust_env=False,

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, TypeVar
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from standardwebhooks import Webhook
 
 MOST_SECONDS = 30.0
@@ -73,8 +81,8 @@ def until(ask: Callable[[], T | None]) -> T:
 
 
 @contextmanager
-def receiving(answer: Answer | None = None, *, port: int = 0) -> Iterator[Receiver]:
-    """A receiver that answers so; 204 by default."""
+def receiving(answer: Answer | None = None, *, port: int = 0, certificate: Path | None = None) -> Iterator[Receiver]:
+    """A receiver that answers so; 204 by default. With a certificate it speaks TLS."""
     receiver = Receiver()
 
     class Handler(BaseHTTPRequestHandler):
@@ -91,6 +99,10 @@ def receiving(answer: Answer | None = None, *, port: int = 0) -> Iterator[Receiv
     Handler.receiver = receiver  # type: ignore[attr-defined]
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
+    if certificate is not None:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(certificate)
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     receiver.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
@@ -144,6 +156,28 @@ def _receiver(handler: BaseHTTPRequestHandler) -> Receiver:
     found = handler.receiver  # type: ignore[attr-defined]
     assert isinstance(found, Receiver)
     return found
+
+
+def certificate_of(name: str, folder: Path) -> Path:
+    """A file with a certificate that vouches for itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    whose = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(whose)
+        .issuer_name(whose)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / f"{name}.pem"
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.write_bytes(secret + made.public_bytes(Encoding.PEM))
+    return path
 
 
 def free_port() -> int:

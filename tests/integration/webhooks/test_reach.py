@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.integration.api.house import House
 from tests.integration.webhooks.conftest import Sending
-from tests.integration.webhooks.receivers import receiving
+from tests.integration.webhooks.receivers import certificate_of, receiving
 from tests.integration.webhooks.test_sending import add, settled
 from tidemill.domain.access import Role
 from tidemill.domain.errors import InvalidSpec, NotAllowed, NotFound
@@ -136,6 +137,27 @@ def test_a_name_that_changes_its_address_gains_nothing(
     assert asked.count("hooks.example") == 2
     assert "not on the public internet" in str(second.problem)
     assert len(receiver.requests) == 1
+
+
+def test_the_certificate_is_checked_by_name_though_the_address_is_pinned(
+    house: House, resolving: Resolve, sending_from: Sending, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(reach, "is_public", lambda address: str(address) == "127.0.0.1")
+    monkeypatch.setattr(reach, "own_addresses", frozenset)
+    certificate = certificate_of("hooks.example", tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    resolving({"hooks.example": ["127.0.0.1"], "other.example": ["127.0.0.1"]})
+    with receiving(certificate=certificate) as receiver:
+        done = {}
+        for name in ("hooks.example", "other.example"):
+            hook = add(house, f"https://{name}:{receiver.port}/")
+            webhooks.ping(house.context, house.here, hook.id)
+            sender = sending_from(house)
+            (done[name],) = settled(house, hook)
+            sender.stop()
+        assert len(receiver.requests) == 1
+    assert done["hooks.example"].state is DeliveryState.DELIVERED
+    assert "certificate verify failed" in str(done["other.example"].problem)
 
 
 def test_a_proxy_of_the_environment_is_not_asked(
