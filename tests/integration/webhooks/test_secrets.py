@@ -13,7 +13,7 @@ import pytest
 
 from tests.integration.api.house import House
 from tests.integration.webhooks.conftest import Sending, opened
-from tests.integration.webhooks.receivers import receiving, status
+from tests.integration.webhooks.receivers import receiving, status, until
 from tests.integration.webhooks.test_sending import add, settled
 from tidemill.bootstrap.wiring import opened as opened_context
 from tidemill.config import Settings
@@ -86,11 +86,21 @@ def test_the_same_key_on_another_machine_gives_the_same_secrets(tmp_path: Path) 
     assert len({key_id(made), key_id(GIVEN.encode())}) == 2
 
 
+class CountedKey(SigningKey):
+    """Knows how often it was looked for: senders do so before each claim."""
+
+    looks = 0
+
+    def find(self) -> bytes | None:
+        self.looks += 1
+        return super().find()
+
+
 def test_a_machine_with_another_key_neither_signs_nor_makes_webhooks(tmp_path: Path, sending_from: Sending) -> None:
     with receiving() as receiver, opened(tmp_path) as house:
         hook = add(house, receiver.url)
         webhooks.ping(house.context, house.here, hook.id)
-        for other in (SigningKey(tmp_path / "other.key"), SigningKey(tmp_path / "other.key", GIVEN)):
+        for other in (CountedKey(tmp_path / "other.key"), CountedKey(tmp_path / "other.key", GIVEN)):
             elsewhere = House(replace(house.context, signing=other), tmp_path)
             for use in (
                 lambda there=elsewhere: add(there, receiver.url),
@@ -99,7 +109,8 @@ def test_a_machine_with_another_key_neither_signs_nor_makes_webhooks(tmp_path: P
                 with pytest.raises(Refused, match="signed with another key") as refused:
                     use()
                 assert str(other.path) in str(refused.value)
-            sender = sending_from(elsewhere)
+            sender, looked = sending_from(elsewhere), other.looks
+            until(lambda key=other, before=looked: key.looks > before + 2)
             (waiting,) = webhooks.deliveries(house.context, house.here, hook.id)
             assert waiting.attempts == 0
             sender.stop()
