@@ -218,6 +218,9 @@ async def attempt(
         return Outcome(problem=f"No answer within {options.attempt_seconds:g} s.")
     except TidemillError as exc:
         return Outcome(problem=str(exc))
+    except httpx2.RemoteProtocolError:
+        # The library quotes what came; nothing of an answer is shown.
+        return Outcome(problem="It closed the connection, or what it answered is no HTTP.")
     except httpx2.HTTPError as exc:
         return Outcome(problem=f"It cannot be reached: {exc or type(exc).__name__}.")
 
