@@ -210,7 +210,7 @@ deliveries = Table(
     metadata,
     Column("number", BigInteger, primary_key=True),
     Column("id", Text, nullable=False, unique=True),
-    Column("webhook_id", Text, ForeignKey("webhooks.id"), nullable=False),
+    Column("webhook_id", Text, nullable=False),
     Column("job_id", Text),
     Column("type", Text, nullable=False),
     Column("at_ms", BigInteger, nullable=False),

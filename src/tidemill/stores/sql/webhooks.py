@@ -71,6 +71,7 @@ class SqlWebhooks(WebhookStore):
         with self._database.write() as connection:
             if connection.execute(gone).first() is None:
                 raise no_such_webhook(webhook_id)
+            connection.execute(delete(deliveries).where(deliveries.c.webhook_id == webhook_id))
 
     def foreign_key(self, key_id: str) -> str | None:
         other = select(webhooks.c.key_id).where(webhooks.c.key_id != key_id).limit(1)
