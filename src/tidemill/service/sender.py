@@ -135,8 +135,10 @@ class Sender:
 
     async def _take(self, client: httpx2.AsyncClient) -> float:
         """Start what is due; how long to wait before the next look."""
+        # Read here: only the loop's own thread changes it.
+        free, busy = self._options.at_once - len(self._flying), frozenset(self._flying.values())
         try:
-            claimed = await self._asked(self._claim)
+            claimed = await self._asked(lambda: self._claim(free, busy))
         except StoreUnusable as exc:
             if not self._away:
                 log.warning("webhooks wait while the store does not answer: %s", exc)
@@ -155,9 +157,8 @@ class Sender:
             task.add_done_callback(self._landed)
         return self._options.look_seconds
 
-    def _claim(self) -> list[Claimed]:
+    def _claim(self, free: int, busy: frozenset[str]) -> list[Claimed]:
         options, key = self._options, self._context.signing.find()
-        free = options.at_once - len(self._flying)
         if key is None or free <= 0:
             return []
         return self._context.store.outbox.claim_due(
@@ -165,7 +166,7 @@ class Sender:
             limit=free,
             each=options.at_once_each,
             lease_seconds=options.lease_seconds,
-            busy=set(self._flying.values()),
+            busy=busy,
         )
 
     def _landed(self, task: asyncio.Task[None]) -> None:
