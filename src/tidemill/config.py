@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from tidemill.domain.errors import InvalidSpec
 
 
 def _default_home() -> Path:
     data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
     return Path(data) / "tidemill"
+
+
+def _credentials_folder() -> Path | None:
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    return Path(folder) if folder else None
 
 
 def config_files() -> list[Path]:
@@ -27,7 +34,9 @@ def config_files() -> list[Path]:
 class Settings(BaseSettings):
     """Every setting; the environment variable is `TIDEMILL_` and the name in capitals."""
 
-    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(env_prefix="TIDEMILL_", extra="forbid")
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
+        env_prefix="TIDEMILL_", extra="forbid", hide_input_in_errors=True
+    )
 
     home: Annotated[Path, Field(description="Folder of the job store, on a local disk.")] = Field(
         default_factory=_default_home
@@ -54,7 +63,10 @@ class Settings(BaseSettings):
 
     store: Annotated[
         str | None,
-        Field(description="URL of the job store, such as postgresql://user@host/tidemill; by default SQLite in home."),
+        Field(
+            description="URL of the job store, such as postgresql://user@host/tidemill, or secret:NAME; by default"
+            " SQLite in home."
+        ),
     ] = None
     host: Annotated[str, Field(description="Address that `serve` listens on; others than loopback need API keys.")] = (
         "127.0.0.1"
@@ -74,8 +86,8 @@ class Settings(BaseSettings):
     data_roots: Annotated[
         list[Path] | None,
         Field(
-            description="Folders that jobs sent with an API key may read and write; by default none but uploads"
-            " and managed results. Without keys, on loopback, everything."
+            description="Folders that jobs sent with an API key may read and write, the same on server and workers; by"
+            " default none but uploads and managed results. Without keys, on loopback, everything."
         ),
     ] = None
     model_hosts: Annotated[
@@ -96,6 +108,24 @@ class Settings(BaseSettings):
             " webhook.key in home. Servers of one store need the same."
         ),
     ] = None
+    model_schemes: Annotated[
+        list[Literal["https", "http", "models", "runs"]],
+        Field(description="What addresses of models may begin with that come with an API key; by default all four."),
+    ] = ["https", "http", "models", "runs"]
+    secrets_dir: Annotated[
+        Path | None,
+        Field(
+            description="Folder of secrets, each a file with its name, for values such as secret:NAME; by default what"
+            " systemd names in CREDENTIALS_DIRECTORY. A secret may stand in TIDEMILL_SECRET_NAME as well."
+        ),
+    ] = Field(default_factory=_credentials_folder)
+    secret_hosts: Annotated[
+        dict[str, list[str]],
+        Field(
+            description="Secrets that requests with an API key may name, each with the hosts that it may be sent to; by"
+            " default none."
+        ),
+    ] = {}
     gpus: Annotated[int, Field(ge=0, description="GPUs of this machine that jobs may ask for.")] = 0
     jobs_at_once: Annotated[
         int | None, Field(ge=1, description="Jobs that one worker runs at once; by default one for each core.")
@@ -142,6 +172,18 @@ class Settings(BaseSettings):
     rate_gb_read: Annotated[float, Field(ge=0, description="Price of 10^9 bytes of input.")] = 0.0
     rate_gb_written: Annotated[float, Field(ge=0, description="Price of 10^9 bytes of output.")] = 0.0
     rate_job: Annotated[float, Field(ge=0, description="Price of a job.")] = 0.0
+
+    def __init__(self, **values: Any) -> None:
+        """Raises InvalidSpec that names the settings and not their values: those may be secrets."""
+        try:
+            super().__init__(**values)
+        except ValidationError as exc:
+            faults = {".".join(map(str, fault["loc"])): fault["msg"] for fault in exc.errors(include_input=False)}
+            listed = "; ".join(f"{name}: {message}" for name, message in list(faults.items())[:3])
+            raise InvalidSpec(
+                f"Settings are not valid. {listed}.",
+                remedy=f"Look at TIDEMILL_... in the environment, and at {' and '.join(map(str, config_files()))}.",
+            ) from None
 
     @property
     def places(self) -> dict[str, Path]:

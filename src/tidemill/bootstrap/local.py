@@ -184,6 +184,7 @@ class LocalBackend:
             self._who,
             name,
             version.source,
+            authorization=version.authorization,
             flavor=version.flavor,
             aliases=version.aliases,
             environment=None if environment is None else Environment(**environment.model_dump()),

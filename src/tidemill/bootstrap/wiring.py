@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
-from tidemill.config import Settings, usable_memory_bytes
+from tidemill.config import Settings, config_files, usable_memory_bytes
 from tidemill.domain.cost import RateCard
 from tidemill.domain.ids import new_id
 from tidemill.engine.layout import Compute
@@ -19,6 +20,7 @@ from tidemill.executors.local import LocalExecutor
 from tidemill.ports.sink import Sink
 from tidemill.ports.store import Store
 from tidemill.service.context import Context, Places, Policy, TaskEntries
+from tidemill.service.secrets import Secrets
 from tidemill.service.signing import SigningKey
 from tidemill.sinks.local import LocalSink
 from tidemill.wire.spec import JobSpec
@@ -118,6 +120,7 @@ def opened(settings: Settings | None = None, *, children: bool = True, warm: boo
                 user=_user(),
                 places=Places(**settings.places),
                 policy=_policy(settings),
+                secrets=_secrets(settings),
                 rates=_rates(settings),
                 signing=_signing(settings),
             )
@@ -138,8 +141,9 @@ def opened_store(settings: Settings | None = None, *, upgrade: bool) -> Iterator
 def _open_store(settings: Settings, *, upgrade: bool = True) -> Store:
     # Imported only now, while the process that children are forked from starts: SQLAlchemy takes as long as that.
     module = import_module("tidemill.stores.sql.store")
+    url = None if settings.store is None else _secrets(settings).resolved(settings.store)
     store: Store = module.open_store(
-        settings.store or settings.home,
+        url or settings.home,
         home=settings.home,
         lease_seconds=settings.lease_seconds,
         heartbeat_seconds=settings.heartbeat_seconds,
@@ -156,6 +160,7 @@ def _job_preload() -> tuple[str, ...]:
 def _policy(settings: Settings) -> Policy:
     return Policy(
         data_roots=None if settings.data_roots is None else tuple(path.resolve() for path in settings.data_roots),
+        kept_folders=_kept_folders(settings),
         result_days=settings.result_days,
         job_days=settings.job_days,
         staging_days=settings.staging_days,
@@ -168,6 +173,7 @@ def _policy(settings: Settings) -> Policy:
         max_upload_bytes=settings.max_upload_bytes,
         upload_quota_bytes=settings.upload_quota_bytes,
         requests_per_minute=settings.requests_per_minute,
+        model_schemes=tuple(settings.model_schemes),
         model_hosts=tuple(host.lower() for host in settings.model_hosts),
         webhook_hosts=tuple(host.lower() for host in settings.webhook_hosts),
     )
@@ -176,6 +182,16 @@ def _policy(settings: Settings) -> Policy:
 def _signing(settings: Settings) -> SigningKey:
     given = settings.webhook_key
     return SigningKey(settings.home / "webhook.key", None if given is None else given.get_secret_value())
+
+
+def _kept_folders(settings: Settings) -> tuple[Path, ...]:
+    secrets = [] if settings.secrets_dir is None else [settings.secrets_dir]
+    config = [file for file in config_files() if file.exists()]
+    return tuple(path.absolute() for path in (settings.home, *settings.places.values(), *secrets, *config))
+
+
+def _secrets(settings: Settings) -> Secrets:
+    return Secrets(folder=settings.secrets_dir, hosts=settings.secret_hosts)
 
 
 def _rates(settings: Settings) -> RateCard | None:

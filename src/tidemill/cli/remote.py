@@ -115,6 +115,7 @@ class RemoteBackend:
         return self._client.models.add(
             name,
             version.source,
+            authorization=version.authorization,
             aliases=version.aliases,
             flavor=version.flavor,
             environment=version.environment,

@@ -70,6 +70,11 @@ class Principal:
     """None for the person at this machine."""
 
     @property
+    def is_here(self) -> bool:
+        """Whether it is the person at this machine, who has the rights of the file system."""
+        return self.key_id is None
+
+    @property
     def owner(self) -> str:
         """Whose share of the machines a job counts against."""
         return self.key_id or self.name
@@ -78,6 +83,15 @@ class Principal:
         """Whether the table allows it."""
         least = NEEDS.get(action)
         return least is not None and _RANK[self.role] >= _RANK[least]
+
+
+FROM_ELSEWHERE = ("key_", "user:")
+"""What the ids of all begin with who are not the person at the machine."""
+
+
+def is_from_elsewhere(owner: str) -> bool:
+    """Whether a job's owner came with a key: its places were checked, and are again when it runs."""
+    return owner.startswith(FROM_ELSEWHERE)
 
 
 @dataclass(frozen=True, kw_only=True)

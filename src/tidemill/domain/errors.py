@@ -47,15 +47,20 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from tidemill.domain.showing import redacted
+
 
 class TidemillError(Exception):
-    """Something went wrong."""
+    """Something went wrong.
+
+    What looks like a credential in the message is masked: it goes to answers, logs and the store.
+    """
 
     code: ClassVar[str] = "error"
 
     def __init__(self, message: str | None = None, *, remedy: str | None = None) -> None:
-        self.message = message or (type(self).__doc__ or "").splitlines()[0]
-        self.remedy = remedy
+        self.message = redacted(message or (type(self).__doc__ or "").splitlines()[0])
+        self.remedy = None if remedy is None else redacted(remedy)
         super().__init__(self.message)
 
     def __str__(self) -> str:

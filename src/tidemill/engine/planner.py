@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from tidemill import registry
+from tidemill.domain.confines import Confines
 from tidemill.domain.errors import InputUnreadable, NotFound, Refused, TooLarge, UnsupportedType
 from tidemill.domain.partition import partitions_of
 from tidemill.domain.plan import Block, InputFile, PlanSummary
@@ -68,13 +69,13 @@ def _planned_files(staging: str | None) -> Iterator[tuple[str, InputFile]]:
 class _Listing:
     """The snapshot as it is listed: digest, number and size of files so far."""
 
-    def __init__(self, paths: list[str], suffixes: tuple[str, ...]) -> None:
-        self.paths, self.suffixes = paths, suffixes
+    def __init__(self, paths: list[str], suffixes: tuple[str, ...], confines: Confines | None = None) -> None:
+        self.paths, self.suffixes, self.confines = paths, suffixes, confines
         self.files = self.bytes = 0
         self._hash, self._content_hash = hashlib.sha256(), hashlib.sha256()
 
     def __iter__(self) -> Iterator[InputFile]:
-        for file in registry.list_inputs()(self.paths, self.suffixes):
+        for file in registry.list_inputs()(self.paths, self.suffixes, self.confines):
             _check_name(file.path)
             self.files += 1
             self.bytes += file.size_bytes
@@ -115,7 +116,8 @@ def _with_progress(files: _Listing, progress: Progress) -> Iterator[InputFile]:
 def plan(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     """Plan a job and leave the plan in its staging folder.
 
-    request: {"spec", "staging", "epoch", "model" (as `models.identify` gave it, with "trusted"), "info", "parent"}.
+    request: {"spec", "staging", "epoch", "model" (as `models.identify` gave it, with "trusted"), "info", "parent",
+    "confines"}: the last are where the input's files must lie (`Confines.to_json`), or None.
     "info" is what is known of this very model, loaded so, from an earlier plan: then it is not loaded. A model
     that was loaded is told of by progress, {"info"}. With `input.rejected_of` in the spec, "parent" is that
     job's manifest, and only the rows it rejected are planned.
@@ -132,7 +134,9 @@ def plan(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     with fenced(staging, request.get("epoch", 0)):
         info = request.get("info")
         known = None if info is None else ModelInfo.from_json(info)
-        made = _Planner(spec, staging, request["model"], known, rejected, progress).run()
+        confines = request.get("confines")
+        within = None if confines is None else Confines.from_json(confines)
+        made = _Planner(spec, staging, request["model"], known, rejected, progress, within).run()
     return {"plan": made.to_json(), "cpu_seconds": time.process_time() - started}
 
 
@@ -145,10 +149,11 @@ class _Planner:
         known: ModelInfo | None,
         rejected: RejectedRows | None,
         progress: Progress,
+        confines: Confines | None,
     ) -> None:
         self.spec, self.staging, self.rejected, self.progress = spec, staging, rejected, progress
         self.model_facts = model
-        self.listing = _Listing(spec.input.path, registry.suffixes_of(spec.input.format))
+        self.listing = _Listing(spec.input.path, registry.suffixes_of(spec.input.format), confines)
         self.info = known or self._load_model()
 
     def _load_model(self) -> ModelInfo:

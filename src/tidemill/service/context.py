@@ -13,6 +13,7 @@ from tidemill.ports.executor import Executor
 from tidemill.ports.observer import Observer
 from tidemill.ports.sink import Sink
 from tidemill.ports.store import Store
+from tidemill.service.secrets import Secrets
 from tidemill.service.signing import SigningKey
 from tidemill.wire.spec import JobSpec
 
@@ -29,7 +30,7 @@ class TaskEntries:
     verify: str
     compare: str
     fetch_mlflow: str
-    """Files of a model on an MLflow server: {"uri", "folder"} -> {"path", "origin"}."""
+    """Files of a model on an MLflow server: {"uri", "folder", "credentials" (variables)} -> {"path", "origin"}."""
     inspect: str
     """What a model takes and gives: {"model"} -> {"signature"}."""
     sample: str
@@ -57,6 +58,8 @@ class Policy:
 
     data_roots: tuple[Path, ...] | None
     """Where jobs that come with a key may read and write, beside uploads and managed results."""
+    kept_folders: tuple[Path, ...]
+    """The service's own folders, which nobody with a key may name, even inside data roots."""
     result_days: float
     job_days: float
     staging_days: float
@@ -70,6 +73,8 @@ class Policy:
     upload_quota_bytes: int | None
     """Of one tenant; None: no bound."""
     requests_per_minute: int
+    model_schemes: tuple[str, ...]
+    """What addresses of models may begin with that come with a key."""
     model_hosts: tuple[str, ...] = ()
     """Private hosts that models may be fetched from by those who come with a key."""
     webhook_hosts: tuple[str, ...] = ()
@@ -95,6 +100,7 @@ class Context:
     user: str
     places: Places
     policy: Policy
+    secrets: Secrets
     rates: RateCard | None
     """None: nothing is priced."""
     signing: SigningKey

@@ -33,8 +33,11 @@ def name_of(url: str) -> str:
     return parsed(url).path.rpartition("/")[2]
 
 
-def fetch(url: str, write: Callable[[bytes], object], *, reach: Reach, max_bytes: int) -> None:
-    """GET `url` and hand its bytes to `write`, at most `max_bytes` of them.
+def fetch(
+    url: str, write: Callable[[bytes], object], *, reach: Reach, max_bytes: int, authorization: str | None = None
+) -> None:
+    """GET `url` and hand its bytes to `write`, at most `max_bytes` of them. The header `authorization` goes to its
+    origin, and not where that redirects to.
 
     Raises InvalidSpec, NotAllowed (an address out of reach), NotFound (it cannot be fetched), TooLarge.
     """
@@ -44,7 +47,7 @@ def fetch(url: str, write: Callable[[bytes], object], *, reach: Reach, max_bytes
     try:
         with (
             reaching.client(reach, timeout) as client,
-            _answer(client, parsed(url), reach) as answer,
+            _answer(client, parsed(url), reach, authorization) as answer,
         ):
             _check_size(answer, shown, max_bytes)
             size = 0
@@ -62,11 +65,15 @@ def fetch(url: str, write: Callable[[bytes], object], *, reach: Reach, max_bytes
 
 
 @contextmanager
-def _answer(client: httpx2.Client, url: httpx2.URL, reach: Reach) -> Iterator[httpx2.Response]:
+def _answer(
+    client: httpx2.Client, url: httpx2.URL, reach: Reach, authorization: str | None
+) -> Iterator[httpx2.Response]:
     first = url
     for _ in range(MAX_REDIRECTS + 1):
         aim = reaching.aim(url, reach)
         headers = {**_HEADERS, **aim.headers}
+        if authorization is not None and _origin(url) == _origin(first):
+            headers["Authorization"] = authorization
         with client.stream("GET", aim.url, headers=headers, extensions=dict(aim.extensions)) as answer:
             if answer.status_code not in _REDIRECTS:
                 _check_status(answer, without_secrets(url))
@@ -74,6 +81,10 @@ def _answer(client: httpx2.Client, url: httpx2.URL, reach: Reach) -> Iterator[ht
                 return
             url = _next(url, answer)
     raise NotFound(f"{without_secrets(first)} redirects more than {MAX_REDIRECTS} times.", remedy="Give the last URL.")
+
+
+def _origin(url: httpx2.URL) -> tuple[str, bytes, int | None]:
+    return url.scheme, url.raw_host, url.port
 
 
 def _next(url: httpx2.URL, answer: httpx2.Response) -> httpx2.URL:

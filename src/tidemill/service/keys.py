@@ -33,7 +33,7 @@ def add(context: Context, who: Principal, wanted: AddKey) -> tuple[ApiKey, str]:
     Only the person at the service's machine makes keys of other tenants.
     """
     tenant = wanted.tenant or who.tenant
-    if tenant != who.tenant and who.key_id is not None:
+    if tenant != who.tenant and not who.is_here:
         raise NotAllowed(
             f"A key of the tenant {who.tenant} makes no keys of {tenant}.",
             remedy="Make it at the service's own machine with: tidemill keys add --tenant.",
@@ -64,13 +64,13 @@ def add(context: Context, who: Principal, wanted: AddKey) -> tuple[ApiKey, str]:
 
 def list(context: Context, who: Principal) -> Keys:
     """Keys of the caller's tenant, revoked ones too; the person at the machine sees all."""
-    return context.store.keys.list(who.tenant if who.key_id else None)
+    return context.store.keys.list(None if who.is_here else who.tenant)
 
 
 def revoke(context: Context, who: Principal, key_id: str) -> ApiKey:
     """Close it for ever. Safe to repeat. Raises NotFound, also for another tenant's."""
     with context.store.transaction():
-        key = context.store.keys.revoke(key_id, who.tenant if who.key_id else None)
+        key = context.store.keys.revoke(key_id, None if who.is_here else who.tenant)
         audit.record(context, who, "key.revoke", key.id, name=key.name, tenant=key.tenant)
     return key
 

@@ -18,6 +18,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 Name = Annotated[str, Field(pattern=NAME)]
 ALIAS = r"^[A-Za-z][A-Za-z0-9._-]{0,99}$"
 """Of a model's version; "latest" is none, and what begins with a digit could be a number."""
+SECRET = r"^secret:[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 AliasName = Annotated[str, Field(pattern=ALIAS)]
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 """Not every store takes a zero byte."""
@@ -297,6 +298,8 @@ class AddModelVersion(_Request):
     """A version from a path or URL that the service can reach."""
 
     source: Annotated[Text, Field(min_length=1)]
+    authorization: Annotated[str, Field(pattern=SECRET)] | None = None
+    """For a URL: the secret that is sent there, as `secret:NAME`."""
     flavor: Text | None = None
     aliases: Annotated[list[AliasName], Field(max_length=20)] = []
     environment: EnvironmentSpec | None = None

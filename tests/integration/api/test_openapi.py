@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import schemathesis
 from schemathesis import AuthContext, Case, SerializationContext
+from schemathesis.checks import CHECKS
 from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import Status, StopReason, events, from_schema
 
@@ -124,6 +125,7 @@ def test_the_service_keeps_to_the_document(house: House) -> None:
     _, key = house.key(Role.ADMIN)
     statuses: dict[str, Counter[int]] = {}
     wrong: set[str] = set()
+    checked: set[str] = set()
     with served(create_app(house.context)) as url:
         document = schemathesis.openapi.from_url(
             f"{url}/api/v1/openapi.json",
@@ -134,6 +136,7 @@ def test_the_service_keeps_to_the_document(house: House) -> None:
         for event in from_schema(document).execute():
             if isinstance(event, events.ScenarioFinished):
                 wrong |= set(_faults(event))
+                checked |= {check.name for checks in event.recorder.checks.values() for check in checks}
                 _count(event, statuses)
             elif isinstance(event, events.NonFatalError):
                 wrong.add(f"{event.label}: {event.value!r}")
@@ -142,6 +145,7 @@ def test_the_service_keeps_to_the_document(house: House) -> None:
             elif isinstance(event, events.EngineFinished):
                 assert event.stop_reason is StopReason.COMPLETED
     assert not wrong, "\n\n".join(sorted(wrong))
+    assert set(CHECKS.get_all_names()) - checked == set(), "a check is turned off"
     tested = {label for label, seen in statuses.items() if seen}
     assert {f"{method} {path}" for method, path in OPERATIONS} - tested == set()
     # It did get in, and not only to be turned away.
