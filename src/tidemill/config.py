@@ -97,6 +97,17 @@ class Settings(BaseSettings):
             " the public internet."
         ),
     ] = []
+    webhook_hosts: Annotated[
+        list[str],
+        Field(description="Hosts on private networks that webhooks may lead to; by default only the public internet."),
+    ] = []
+    webhook_key: Annotated[
+        SecretStr | None,
+        Field(
+            description="What secrets of webhooks are derived from, at least 32 characters; by default the file"
+            " webhook.key in home. Servers of one store need the same."
+        ),
+    ] = None
     model_schemes: Annotated[
         list[Literal["https", "http", "models", "runs"]],
         Field(description="What addresses of models may begin with that come with an API key; by default all four."),
@@ -142,6 +153,9 @@ class Settings(BaseSettings):
         Field(gt=0, description="How long environments are kept that no registered model asks for and no job used."),
     ] = 30.0
     audit_days: Annotated[float, Field(gt=0, description="How long the audit log is kept.")] = 730.0
+    delivery_days: Annotated[
+        float, Field(ge=4, description="How long deliveries of webhooks are remembered; they are tried for three days.")
+    ] = 30.0
     max_body_bytes: Annotated[int, Field(ge=1024, description="Largest JSON body of a request.")] = 1 << 20
     max_upload_bytes: Annotated[int, Field(ge=1, description="Largest file that may be sent.")] = 1 << 40
     upload_quota_bytes: Annotated[

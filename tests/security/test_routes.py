@@ -40,6 +40,11 @@ LEAST = {
     "POST /api/v1/keys/{key_id}/revoke": A, "GET /api/v1/audit": A, "GET /api/v1/service": V, "GET /api/v1/usage": V,
     "GET /api/v1/openapi.json": V, "GET /metrics": V, "GET /api/v1/health": EVERYBODY, "GET /api/v1/ready": EVERYBODY,
     "GET /health": EVERYBODY, "GET /ready": EVERYBODY,
+    "POST /api/v1/webhooks": O, "GET /api/v1/webhooks": O, "GET /api/v1/webhooks/{webhook_id}": O,
+    "PATCH /api/v1/webhooks/{webhook_id}": O, "DELETE /api/v1/webhooks/{webhook_id}": O,
+    "POST /api/v1/webhooks/{webhook_id}/rotate": O, "POST /api/v1/webhooks/{webhook_id}/test": O,
+    "GET /api/v1/webhooks/{webhook_id}/deliveries": O,
+    "GET /api/v1/webhooks/{webhook_id}/deliveries/{delivery_id}": O,
     # Pages.
     "GET /": V, "GET /jobs/{job_id}": V, "GET /jobs/{job_id}/live": V, "GET /live": V, "GET /live/events": V,
     "POST /jobs/{job_id}/cancel": O, "POST /jobs/{job_id}/pause": O, "POST /jobs/{job_id}/resume": O,

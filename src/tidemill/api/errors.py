@@ -96,6 +96,8 @@ _THINGS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "path.job_id": ("job", "`tidemill jobs list` shows what is there."),
         "path.key_id": ("key", "`tidemill keys list` shows them."),
+        "path.webhook_id": ("webhook", "`tidemill webhooks list` shows what is there."),
+        "path.delivery_id": ("delivery", "`tidemill webhooks deliveries WEBHOOK` shows what is there."),
     }
 )
 """Words of a path that name what is there: a word of another form names nothing."""

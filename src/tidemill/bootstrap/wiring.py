@@ -21,6 +21,7 @@ from tidemill.ports.sink import Sink
 from tidemill.ports.store import Store
 from tidemill.service.context import Context, Places, Policy, TaskEntries
 from tidemill.service.secrets import Secrets
+from tidemill.service.signing import SigningKey
 from tidemill.sinks.local import LocalSink
 from tidemill.wire.spec import JobSpec
 
@@ -121,6 +122,7 @@ def opened(settings: Settings | None = None, *, children: bool = True, warm: boo
                 policy=_policy(settings),
                 secrets=_secrets(settings),
                 rates=_rates(settings),
+                signing=_signing(settings),
             )
         finally:
             store.close()
@@ -167,12 +169,19 @@ def _policy(settings: Settings) -> Policy:
         log_days=settings.log_days,
         environment_days=settings.environment_days,
         audit_days=settings.audit_days,
+        delivery_days=settings.delivery_days,
         max_upload_bytes=settings.max_upload_bytes,
         upload_quota_bytes=settings.upload_quota_bytes,
         requests_per_minute=settings.requests_per_minute,
         model_schemes=tuple(settings.model_schemes),
         model_hosts=tuple(host.lower() for host in settings.model_hosts),
+        webhook_hosts=tuple(host.lower() for host in settings.webhook_hosts),
     )
+
+
+def _signing(settings: Settings) -> SigningKey:
+    given = settings.webhook_key
+    return SigningKey(settings.home / "webhook.key", None if given is None else given.get_secret_value())
 
 
 def _kept_folders(settings: Settings) -> tuple[Path, ...]:

@@ -21,6 +21,7 @@ from tidemill.client.keys import Keys
 from tidemill.client.models import Models
 from tidemill.client.progress import Progress
 from tidemill.client.uploads import RESUMABLE_BYTES, Moved, Uploads
+from tidemill.client.webhooks import Webhooks
 from tidemill.config import Settings
 from tidemill.domain.cost import UsageBy
 from tidemill.domain.errors import InvalidSpec
@@ -57,6 +58,7 @@ class Client:
     models: Models
     keys: Keys
     uploads: Uploads
+    webhooks: Webhooks
 
     def __init__(
         self, url: str | None = None, api_key: str | None = None, *, transport: httpx2.BaseTransport | None = None
@@ -71,6 +73,7 @@ class Client:
         self.models = Models(self._connection)
         self.keys = Keys(self._connection)
         self.uploads = Uploads(self._connection)
+        self.webhooks = Webhooks(self._connection)
 
     @property
     def url(self) -> str:

@@ -27,6 +27,8 @@ class Action(StrEnum):
     """Submit, cancel, pause, resume, retry, clone; send input."""
     PRIORITISE = "prioritise"
     """Submit with a priority above 0, which goes before everybody else's jobs."""
+    MANAGE_WEBHOOKS = "manage_webhooks"
+    """Have jobs of one's own tenant told of elsewhere, and see where."""
     ADD_MODELS = "add_models"
     """Add versions and move aliases."""
     TRUST_MODELS = "trust_models"
@@ -42,6 +44,7 @@ NEEDS = MappingProxyType(
     {
         Action.SEE: _R.VIEWER,
         Action.RUN_JOBS: _R.OPERATOR,
+        Action.MANAGE_WEBHOOKS: _R.OPERATOR,
         Action.ADD_MODELS: _R.OPERATOR,
         Action.PRIORITISE: _R.ADMIN,
         Action.TRUST_MODELS: _R.ADMIN,

@@ -21,6 +21,7 @@ from tidemill.domain.job import Idempotency, Job, JobEvent, JobFilter, JobState,
 from tidemill.domain.model import ModelVersion
 from tidemill.domain.plan import PlanSummary
 from tidemill.domain.receipt import NO_USAGE, Receipt, Usage
+from tidemill.ports.outbox import Outbox, WebhookStore
 
 EVERY_JOB = JobFilter()
 
@@ -354,6 +355,8 @@ class Store(ABC):
     models: ModelStore
     keys: KeyStore
     audit: AuditLog
+    webhooks: WebhookStore
+    outbox: Outbox
 
     @abstractmethod
     def transaction(self) -> AbstractContextManager[None]:

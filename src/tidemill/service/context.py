@@ -14,6 +14,7 @@ from tidemill.ports.observer import Observer
 from tidemill.ports.sink import Sink
 from tidemill.ports.store import Store
 from tidemill.service.secrets import Secrets
+from tidemill.service.signing import SigningKey
 from tidemill.wire.spec import JobSpec
 
 
@@ -67,6 +68,7 @@ class Policy:
     log_days: float
     environment_days: float
     audit_days: float
+    delivery_days: float
     max_upload_bytes: int
     upload_quota_bytes: int | None
     """Of one tenant; None: no bound."""
@@ -75,6 +77,8 @@ class Policy:
     """What addresses of models may begin with that come with a key."""
     model_hosts: tuple[str, ...] = ()
     """Private hosts that models may be fetched from by those who come with a key."""
+    webhook_hosts: tuple[str, ...] = ()
+    """Private hosts that webhooks may lead to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +103,7 @@ class Context:
     secrets: Secrets
     rates: RateCard | None
     """None: nothing is priced."""
+    signing: SigningKey
 
     def worker(self, observers: Sequence[Observer] = (), *, allow_upgrade: bool = False) -> Worker:
         """A worker of this process."""

@@ -20,8 +20,10 @@ from tidemill.api.app import PREFIX, ROOT_ROUTERS, ROUTERS, create_app
 from tidemill.bootstrap.server import check_reach
 from tidemill.domain.access import NEEDS, Action, Principal, Role
 from tidemill.domain.errors import Refused
+from tidemill.domain.ids import new_id
 from tidemill.domain.job import Job
 from tidemill.service import uploads
+from tidemill.testing.store import new_webhook
 
 GATES = [
     (method, prefix + route.path, route)
@@ -88,6 +90,8 @@ BODIES = {
     "/api/v1/models/{name}/aliases/{alias}": {"version": 1},
     "/api/v1/models/{name}/limits": {"max_running": 1},
     "/api/v1/keys": {"name": "x"},
+    "/api/v1/webhooks": {"url": "https://203.0.113.9/hook"},
+    "/api/v1/webhooks/{webhook_id}": {"enabled": False},
 }
 
 
@@ -99,7 +103,7 @@ TUS = {
 
 
 def things_of(house: House, tenant: str) -> Things:
-    """A finished job with rejected rows, a model, an upload and a key."""
+    """A finished job with rejected rows, a model, an upload, a key and a webhook."""
     house.model(SECRET, tenant, alias="champion")
     who, _ = house.key(Role.ADMIN, tenant)
     labels = {"a": SECRET}
@@ -108,8 +112,12 @@ def things_of(house: House, tenant: str) -> Things:
     receiving.write(b"a")
     sent = receiving.finish()
     receiving.close()
+    hook = new_webhook(new_id("whk"), tenant=tenant, url=f"https://{SECRET}.example/{SECRET}")
+    assert house.context.store.webhooks.add(hook, most=100)
+    told = house.context.store.outbox.ping(hook.id)
+    words_of_hook = {"webhook_id": hook.id, "delivery_id": told.id}
     words = {"name": SECRET, "version": "1", "alias": "champion", "key_id": who.key_id or "", "upload": sent.id}
-    return Things(job, {**words, "job_id": job.id})
+    return Things(job, {**words, **words_of_hook, "job_id": job.id})
 
 
 @pytest.fixture
@@ -119,7 +127,7 @@ def theirs(house: House) -> Things:
 
 def ask(client: TestClient, method: str, path: str, things: Things) -> tuple[int, str, str]:
     query = {"customer": "1"} if path.endswith("/lookup") else {}
-    content = BODIES.get(path) if method in ("POST", "PUT") else None
+    content = BODIES.get(path) if method in ("POST", "PUT", "PATCH") else None
     headers = TUS if path.startswith("/api/v1/tus") else {}
     answer = client.request(method, things.path(path), params=query, json=content, headers=headers)
     return answer.status_code, answer.text, answer.headers.get("content-type", "")
@@ -170,6 +178,8 @@ def test_another_tenants_key_sees_nothing_of_it(house: House, theirs: Things) ->
     key = house.context.store.keys.find(theirs.words["key_id"])
     assert key is not None
     assert key[0].revoked_at is None
+    hook = house.context.store.webhooks.get(theirs.words["webhook_id"])
+    assert (hook.enabled, hook.generation) == (True, 1)
 
 
 def test_their_own_key_sees_it(house: House, theirs: Things) -> None:

@@ -20,8 +20,10 @@ from tidemill.stores.sql.history import SqlHistory
 from tidemill.stores.sql.keys import SqlKeys
 from tidemill.stores.sql.ledger import SqlLedger
 from tidemill.stores.sql.models import SqlModels
+from tidemill.stores.sql.outbox import SqlOutbox
 from tidemill.stores.sql.queue import SqlQueue
 from tidemill.stores.sql.trust import SqlTrust
+from tidemill.stores.sql.webhooks import SqlWebhooks
 from tidemill.stores.sql.workers import LockFiles, SqlWorkers
 
 DATABASE_NAME = "tidemill.db"
@@ -57,6 +59,8 @@ class SqlStore(Store):
         self.models = SqlModels(database)
         self.keys = SqlKeys(database)
         self.audit = SqlAudit(database)
+        self.webhooks = SqlWebhooks(database)
+        self.outbox = SqlOutbox(database)
 
     def transaction(self) -> AbstractContextManager[None]:
         return self.database.transaction()

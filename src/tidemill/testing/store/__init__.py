@@ -25,6 +25,7 @@ from tidemill.testing.store.factories import (
     new_plan,
     new_receipt,
     new_version,
+    new_webhook,
 )
 from tidemill.testing.store.handle import HandleSuite
 from tidemill.testing.store.history import HistorySuite
@@ -32,8 +33,10 @@ from tidemill.testing.store.keys import KeysSuite
 from tidemill.testing.store.leases import LeasesSuite
 from tidemill.testing.store.ledger import LedgerSuite
 from tidemill.testing.store.models import ModelsSuite
+from tidemill.testing.store.outbox import OutboxSuite
 from tidemill.testing.store.submitting import SubmittingSuite
 from tidemill.testing.store.suite import claim_next
+from tidemill.testing.store.webhooks import WebhooksSuite
 from tidemill.testing.store.wishes import WishesSuite
 from tidemill.testing.store.workers import LockedWorkersSuite, WorkersSuite
 
@@ -51,6 +54,7 @@ __all__ = [
     "new_plan",
     "new_receipt",
     "new_version",
+    "new_webhook",
 ]
 
 
@@ -65,6 +69,8 @@ class StoreContract(
     HistorySuite,
     ModelsSuite,
     KeysSuite,
+    WebhooksSuite,
+    OutboxSuite,
     HandleSuite,
 ):
     """What every store promises."""
