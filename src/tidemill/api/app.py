@@ -55,7 +55,7 @@ def create_app(
     bounds = Bounds(max_body_bytes=max_body_bytes, requests_per_minute=context.policy.requests_per_minute)
     app.state.access = Access(context, bounds, clock=clock)
     app.add_middleware(tus.TusHeaders)
-    pages = ui.mount(app, context, app.state.access.authenticate, app.state.pulse)
+    pages = ui.mount(app, context, app.state.access, app.state.pulse)
     check_routes(app, others=pages)
     return app
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tidemill.domain.cost import RateCard
+from tidemill.domain.login import Logins
 from tidemill.engine.layout import Compute
 from tidemill.engine.worker import Entries, Worker
 from tidemill.ports.executor import Executor
 from tidemill.ports.observer import Observer
 from tidemill.ports.sink import Sink
 from tidemill.ports.store import Store
+from tidemill.service.provider import Provider
 from tidemill.wire.spec import JobSpec
 
 
@@ -70,6 +72,10 @@ class Policy:
     requests_per_minute: int
     model_hosts: tuple[str, ...] = ()
     """Private hosts that models may be fetched from by those who come with a key."""
+    logins: Logins | None = None
+    """None: people do not log in; whoever has no key is let in only at the machine."""
+    public_url: str | None = None
+    """Where people reach the pages, without a slash at its end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +99,8 @@ class Context:
     policy: Policy
     rates: RateCard | None
     """None: nothing is priced."""
+    provider: Provider | None = None
+    """Where people log in, if they do that at one."""
 
     def worker(self, observers: Sequence[Observer] = (), *, allow_upgrade: bool = False) -> Worker:
         """A worker of this process."""

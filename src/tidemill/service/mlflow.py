@@ -22,7 +22,7 @@ FETCH_SECONDS = 3600.0
 def check_may(who: Principal, uri: str) -> None:
     """Raise NotAllowed for keys that may not trust models: what a server names as a model's place is fetched with
     the rights of this service."""
-    if who.key_id is not None and not who.may(Action.TRUST_MODELS):
+    if not who.is_here and not who.may(Action.TRUST_MODELS):
         raise NotAllowed(
             f"A {who.role.value}'s key cannot make the service fetch {uri}.",
             remedy=f"Ask an administrator for: tidemill models add NAME {uri}",

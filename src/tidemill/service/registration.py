@@ -174,7 +174,7 @@ def _check_environment(who: Principal, environment: Environment) -> None:
 
 
 def _add_class(context: Context, who: Principal, asked: _Asked, source: str) -> ModelVersion:
-    if who.key_id is not None:
+    if not who.is_here:
         raise NotAllowed(
             "A Python class can be registered only by the person at the service's machine: its code lies there.",
             remedy="Save the model to a file and send it, or ask the operator.",
@@ -190,7 +190,7 @@ def _add_class(context: Context, who: Principal, asked: _Asked, source: str) -> 
 
 def _add_url(context: Context, who: Principal, asked: _Asked, url: str) -> ModelVersion:
     policy = context.policy
-    reach = fetching.Reach(anywhere=who.key_id is None, hosts=policy.model_hosts)
+    reach = fetching.Reach(anywhere=who.is_here, hosts=policy.model_hosts)
     origin = fetching.without_secrets(url)
     with modelfiles.arriving(models.root(context), fetching.name_of(url), policy.max_upload_bytes) as arrival:
         fetching.fetch(url, arrival.write, reach=reach, max_bytes=policy.max_upload_bytes)
@@ -204,11 +204,11 @@ def _add_mlflow(context: Context, who: Principal, asked: _Asked, uri: str) -> Mo
 
 
 def _add_path(context: Context, who: Principal, asked: _Asked, source: str) -> ModelVersion:
-    path = Path(os.path.abspath(os.path.expanduser(source) if who.key_id is None else source))
+    path = Path(os.path.abspath(os.path.expanduser(source) if who.is_here else source))
     roots = context.policy.data_roots or ()
 
     def allowed(real: Path) -> bool:
-        return who.key_id is None or any(real.is_relative_to(root) for root in roots)
+        return who.is_here or any(real.is_relative_to(root) for root in roots)
 
     if not allowed(_real(path)):
         raise NotAllowed(

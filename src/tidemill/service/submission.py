@@ -295,8 +295,8 @@ def _pin_of_path(context: Context, who: Principal, spec: JobSpec) -> Pin:
 
 def _check_model_place(context: Context, who: Principal, model: str) -> None:
     """A file that may be read, or code that the person at this machine may name."""
-    if _CODE.fullmatch(model) and (who.key_id is not None or not os.path.exists(model)):
-        if who.key_id is not None:
+    if _CODE.fullmatch(model) and (not who.is_here or not os.path.exists(model)):
+        if not who.is_here:
             raise NotAllowed(
                 f"{model} names code on the service's machine, which only the person there may run.",
                 remedy="Save the model to a file and register it with: tidemill models add",
@@ -394,7 +394,7 @@ def _check_place(context: Context, who: Principal, path: str, what: str) -> None
         )
     if "\0" in path:
         raise NotFound(f"The {what} {path!r} holds a zero byte.", remedy="Check the path.")
-    if who.key_id is None:
+    if who.is_here:
         return
     real = Path(os.path.realpath(_fixed_part(os.path.abspath(path)) if what == "input" else os.path.abspath(path)))
     if not any(real.is_relative_to(root) for root in context.policy.data_roots or ()):
