@@ -10,12 +10,14 @@ import hashlib
 import hmac
 import logging
 import secrets
+import ssl
 import threading
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from urllib.parse import quote_plus
 
@@ -224,6 +226,11 @@ class OidcProvider(Provider):
 
     # -- requests
 
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        """Made once: reading the certificates that are trusted takes longer than asking."""
+        return httpx2.create_ssl_context()
+
     @contextmanager
     def _asking(self) -> Iterator[None]:
         if not self._room.acquire(blocking=False):
@@ -243,7 +250,7 @@ class OidcProvider(Provider):
         """Its JSON. Redirects are not followed: what is sent is for this address alone."""
         shown = f"{request.url.scheme}://{request.url.netloc.decode('ascii')}{request.url.path}"
         try:
-            with httpx2.Client(timeout=ANSWER_SECONDS, follow_redirects=False) as client:
+            with httpx2.Client(verify=self._tls, timeout=ANSWER_SECONDS, follow_redirects=False) as client:
                 answer = client.send(request, auth=basic, stream=True)
                 body = _bounded(answer, self._clock() + ANSWER_SECONDS, self._clock)
                 answer.close()
