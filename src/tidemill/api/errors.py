@@ -96,6 +96,7 @@ _THINGS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "path.job_id": ("job", "`tidemill jobs list` shows what is there."),
         "path.key_id": ("key", "`tidemill keys list` shows them."),
+        "path.session_id": ("session", "`tidemill sessions list` shows them."),
     }
 )
 """Words of a path that name what is there: a word of another form names nothing."""

@@ -27,6 +27,7 @@ from tidemill.service import (
     joblog,
     jobs,
     keys,
+    logins,
     models,
     overview,
     registration,
@@ -53,6 +54,7 @@ from tidemill.wire.api import (
     ResultInfo,
     Rows,
     ServiceInfo,
+    SessionOut,
     UnfinishedOut,
     UploadOut,
     UploadPreview,
@@ -243,6 +245,12 @@ class LocalBackend:
 
     def keys_revoke(self, key_id: str) -> KeyOut:
         return keys.describe(keys.revoke(self._context, self._who, key_id))
+
+    def sessions_list(self) -> list[SessionOut]:
+        return logins.list(self._context, self._who)
+
+    def sessions_end(self, session_id: str) -> SessionOut:
+        return logins.end(self._context, self._who, session_id)
 
     def audit_list(self, *, limit: int) -> list[AuditOut]:
         return [audit.describe(entry) for entry in audit.list(self._context, self._who, limit=limit)]

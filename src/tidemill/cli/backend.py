@@ -29,6 +29,7 @@ from tidemill.wire.api import (
     ResultInfo,
     Rows,
     ServiceInfo,
+    SessionOut,
     UnfinishedOut,
     UploadOut,
     UploadPreview,
@@ -163,6 +164,10 @@ class Backend(Protocol):
     def keys_list(self) -> list[KeyOut]: ...
 
     def keys_revoke(self, key_id: str) -> KeyOut: ...
+
+    def sessions_list(self) -> list[SessionOut]: ...
+
+    def sessions_end(self, session_id: str) -> SessionOut: ...
 
     def audit_list(self, *, limit: int) -> list[AuditOut]:
         """Newest first."""

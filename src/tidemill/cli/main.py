@@ -29,6 +29,7 @@ COMMANDS = {
     "serve": f"{_FOLDER}.serve:serve",
     "worker": f"{_FOLDER}.worker:worker",
     "keys": f"{_FOLDER}.keys:app",
+    "sessions": f"{_FOLDER}.sessions:app",
     "audit": f"{_FOLDER}.audit:audit",
     "db": f"{_FOLDER}.db:app",
     "doctor": f"{_FOLDER}.doctor:doctor",

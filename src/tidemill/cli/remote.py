@@ -29,6 +29,7 @@ from tidemill.wire.api import (
     ResultInfo,
     Rows,
     ServiceInfo,
+    SessionOut,
     UnfinishedOut,
     UploadOut,
     UploadPreview,
@@ -181,6 +182,12 @@ class RemoteBackend:
 
     def keys_revoke(self, key_id: str) -> KeyOut:
         return self._client.keys.revoke(key_id)
+
+    def sessions_list(self) -> list[SessionOut]:
+        return self._client.sessions.list()
+
+    def sessions_end(self, session_id: str) -> SessionOut:
+        return self._client.sessions.end(session_id)
 
     def audit_list(self, *, limit: int) -> list[AuditOut]:
         return list(islice(self._client.audit(), limit))

@@ -32,6 +32,7 @@ class Action(StrEnum):
     TRUST_MODELS = "trust_models"
     """Allow a digest to run code."""
     MANAGE_KEYS = "manage_keys"
+    """Make and revoke keys, and end logins."""
     READ_AUDIT = "read_audit"
     SEE_METRICS = "see_metrics"
     """Read figures of the whole service, which are of all tenants."""

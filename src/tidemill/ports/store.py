@@ -24,6 +24,8 @@ from tidemill.domain.plan import PlanSummary
 from tidemill.domain.receipt import NO_USAGE, Receipt, Usage
 
 EVERY_JOB = JobFilter()
+MOST_SESSIONS = 20
+"""Of one person at once: more browsers than somebody has, and few enough to list."""
 
 
 class JobQueue(ABC):
@@ -316,7 +318,8 @@ class SessionStore(ABC):
 
     @abstractmethod
     def add(self, session: Session, secret_sha256: str) -> None:
-        """Durable when it returns. Deletes those that are over."""
+        """Durable when it returns. Deletes those that are over, and of this person's all but the newest
+        `MOST_SESSIONS`."""
 
     @abstractmethod
     def find(self, session_id: str) -> tuple[Session, str] | None:

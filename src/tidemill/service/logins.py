@@ -13,11 +13,12 @@ from tidemill.service import audit
 from tidemill.service.context import Context
 from tidemill.service.provider import Attempt, Provider
 from tidemill.service.tokens import is_genuine, new_token, read_token
+from tidemill.wire.api import SessionOut
 
 SESSION = "session"
 """What ids of sessions begin with."""
 
-Sessions = list[Session]
+SessionOuts = list[SessionOut]
 
 log = logging.getLogger(__name__)
 
@@ -76,22 +77,40 @@ def log_out(context: Context, text: str) -> bool:
     found = context.store.sessions.find(token.id)
     if found is None or not is_genuine(token, found[1]):
         return False
-    _end(context, found[0], _person_of(context, found[0]), "logout")
+    # Whom no rule names any more may still leave.
+    who = _person_of(context, found[0]) or Principal(name=found[0].person.name, id=token.id)
+    _end(context, found[0], who, "logout")
     return True
 
 
-def list(context: Context, who: Principal) -> Sessions:
+def list(context: Context, who: Principal) -> SessionOuts:
     """Newest first, of people in the caller's tenant; the person at the machine sees all."""
-    return [each for each in context.store.sessions.list() if _may_see(context, who, each)]
+    told = [describe(context, each) for each in context.store.sessions.list()]
+    return [each for each in told if who.is_here or each.tenant == who.tenant]
 
 
-def end(context: Context, who: Principal, session_id: str) -> Session:
+def end(context: Context, who: Principal, session_id: str) -> SessionOut:
     """End somebody's session. Raises NotFound, also for another tenant's."""
     found = context.store.sessions.find(session_id)
-    if found is None or not _may_see(context, who, found[0]):
+    told = None if found is None else describe(context, found[0])
+    if found is None or told is None or not (who.is_here or told.tenant == who.tenant):
         raise NotFound(f"There is no session {session_id!r}.", remedy="`tidemill sessions list` shows them.")
     _end(context, found[0], who, "session.end")
-    return found[0]
+    return told
+
+
+def describe(context: Context, session: Session) -> SessionOut:
+    """A session as the doors show it."""
+    who = _person_of(context, session)
+    return SessionOut(
+        id=session.id,
+        name=session.person.name,
+        tenant=None if who is None else who.tenant,
+        role=None if who is None else who.role.value,
+        vouched_by=session.person.vouched_by,
+        created_at=session.created_at,
+        expires_at=session.expires_at,
+    )
 
 
 def provider(context: Context) -> Provider:
@@ -107,14 +126,9 @@ def _end(context: Context, session: Session, who: Principal, action: str) -> Non
             audit.record(context, who, action, session.id, name=session.person.name)
 
 
-def _may_see(context: Context, who: Principal, session: Session) -> bool:
-    return who.is_here or _person_of(context, session).tenant == who.tenant
-
-
-def _person_of(context: Context, session: Session) -> Principal:
-    """Who the person of a session is now; somebody without a tenant if no rule names them any more."""
-    rules = () if context.policy.logins is None else context.policy.logins.rules
-    return principal_of(session.person, rules) or Principal(name=session.person.name, tenant="", id=session.id)
+def _person_of(context: Context, session: Session) -> Principal | None:
+    """Who the person of a session is by the rules of now."""
+    return None if context.policy.logins is None else principal_of(session.person, context.policy.logins.rules)
 
 
 def _logins(context: Context) -> Logins:

@@ -293,7 +293,7 @@ def is_name(text: str) -> bool:
 
 
 def _can_sign(key: object) -> bool:
-    return isinstance(key, dict) and key.get("kty") != "oct" and key.get("use", "sig") == "sig"
+    return isinstance(key, dict) and key.get("use", "sig") == "sig"
 
 
 def _basic(client_id: str, secret: str) -> httpx2.BasicAuth:

@@ -108,7 +108,14 @@ def things_of(house: House, tenant: str) -> Things:
     receiving.write(b"a")
     sent = receiving.finish()
     receiving.close()
-    words = {"name": SECRET, "version": "1", "alias": "champion", "key_id": who.id or "", "upload": sent.id}
+    words = {
+        "name": SECRET,
+        "version": "1",
+        "alias": "champion",
+        "key_id": who.id or "",
+        "upload": sent.id,
+        "session_id": "session_0123456789abcdef",
+    }
     return Things(job, {**words, "job_id": job.id})
 
 
@@ -200,7 +207,7 @@ def test_a_role_reaches_as_far_as_the_table_says(house: House, role: Role) -> No
     assert house.again(things.job) == things.job
 
 
-ADMINS_ONLY = ("/trust", "/keys", "/audit")
+ADMINS_ONLY = ("/trust", "/keys", "/sessions", "/audit")
 
 
 @pytest.mark.parametrize("role", [Role.VIEWER, Role.OPERATOR])

@@ -124,8 +124,8 @@ def visit(url: str) -> httpx2.Response:
 
 
 @contextmanager
-def fake_provider() -> Iterator[FakeProvider]:
-    """It answers until the end of the block."""
+def fake_provider(host: str = "127.0.0.1") -> Iterator[FakeProvider]:
+    """It answers until the end of the block; `host` is this machine's name in its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -150,7 +150,7 @@ def fake_provider() -> Iterator[FakeProvider]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    fake = FakeProvider(f"http://127.0.0.1:{server.server_port}")
+    fake = FakeProvider(f"http://{host}:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from sqlalchemy import RowMapping, delete, insert, select
 
 from tidemill.domain.login import Person, Session
-from tidemill.ports.store import SessionStore
+from tidemill.ports.store import MOST_SESSIONS, SessionStore
 from tidemill.stores.sql.database import Database
 from tidemill.stores.sql.rows import milliseconds, moment
 from tidemill.stores.sql.tables import sessions
+
+_NEWEST_FIRST = (sessions.c.created_at_ms.desc(), sessions.c.id.desc())
 
 
 class SqlSessions(SessionStore):
@@ -29,9 +31,12 @@ class SqlSessions(SessionStore):
             "created_at_ms": milliseconds(session.created_at),
             "expires_at_ms": milliseconds(session.expires_at),
         }
+        theirs = sessions.c.name == person.name
+        newest = select(sessions.c.id).where(theirs).order_by(*_NEWEST_FIRST).limit(MOST_SESSIONS)
         with self._database.write() as connection:
             connection.execute(delete(sessions).where(~self._lives))
             connection.execute(insert(sessions).values(values))
+            connection.execute(delete(sessions).where(theirs, sessions.c.id.not_in(newest)))
 
     def find(self, session_id: str) -> tuple[Session, str] | None:
         with self._database.read() as connection:
@@ -40,7 +45,7 @@ class SqlSessions(SessionStore):
             return None if row is None else (_session(row), str(row["secret_sha256"]))
 
     def list(self) -> list[Session]:
-        newest = select(sessions).where(self._lives).order_by(sessions.c.created_at_ms.desc(), sessions.c.id.desc())
+        newest = select(sessions).where(self._lives).order_by(*_NEWEST_FIRST)
         with self._database.read() as connection:
             return [_session(row) for row in connection.execute(newest).mappings()]
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tidemill.domain.login import Person, Session
-from tidemill.ports.store import Store
+from tidemill.ports.store import MOST_SESSIONS, Store
 from tidemill.testing.store.suite import StoreSuite
 
 ADA = Person(
@@ -55,6 +55,15 @@ class SessionsSuite(StoreSuite):
         assert store.sessions.find("session_2") is None
         assert store.sessions.list() == [new_session("session_1")]
         assert not store.sessions.end("session_2")
+
+    def test_one_person_has_a_bounded_number(self, store: Store) -> None:
+        bob = new_session("session_bob", person=Person(name="bob", vouched_by="proxy"))
+        store.sessions.add(bob, "a" * 64)
+        for number in range(MOST_SESSIONS + 3):
+            began = BEGAN + timedelta(seconds=number)
+            store.sessions.add(new_session(f"session_{number:02}", created_at=began), "a" * 64)
+        kept = [session.id for session in store.sessions.list()]
+        assert kept == [*(f"session_{number:02}" for number in reversed(range(3, MOST_SESSIONS + 3))), bob.id]
 
     def test_what_is_over_makes_room(self, store: Store) -> None:
         """Its id can be used again, so it was deleted."""
