@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 
 from starlette.requests import Request
@@ -66,7 +67,8 @@ def _by_key(site: Site, request: Request, form: Mapping[str, str]) -> Response:
 
 def _begin(site: Site, request: Request, form: Mapping[str, str]) -> Response:
     """To the provider; the browser keeps what only it may bring back."""
-    url, attempt = logins.provider(site.context).begin()
+    with _counted(site, request):
+        url, attempt = logins.provider(site.context).begin()
     answer = RedirectResponse(url, status_code=303, headers=HEADERS)
     kept = {**asdict(attempt), "place": session.own_place(request.query_params.get("place", "/"))}
     # Lax, since the provider's page leads the browser back; it opens nothing.
@@ -84,13 +86,10 @@ def _begin(site: Site, request: Request, form: Mapping[str, str]) -> Response:
 
 def _come_back(site: Site, request: Request, form: Mapping[str, str]) -> Response:
     """From the provider. The page leads on by itself: a redirect would still count as the provider's."""
-    kept = _kept(request)
-    attempt = Attempt(state=kept["state"], nonce=kept["nonce"], verifier=kept["verifier"])
-    try:
+    with _counted(site, request):
+        kept = _kept(request)
+        attempt = Attempt(state=kept["state"], nonce=kept["nonce"], verifier=kept["verifier"])
         token = logins.finish(site.context, attempt, request.query_params)
-    except Refused:
-        site.door.count_refusal(request)
-        raise
     answer = site.templates.answer("signed_in.html", place=session.own_place(kept["place"]))
     session.remember(answer, token, secure=_secure(site))
     answer.delete_cookie(ATTEMPT_COOKIE, path=LOGIN, httponly=True, samesite="lax", secure=_secure(site))
@@ -134,6 +133,16 @@ def _form(
         provider=None if provider is None else provider.name,
         provider_url=LOGIN,
     )
+
+
+@contextmanager
+def _counted(site: Site, request: Request) -> Iterator[None]:
+    """So that nobody makes this service ask the provider all the time."""
+    try:
+        yield
+    except Refused:
+        site.door.count_refusal(request)
+        raise
 
 
 def _kept(request: Request) -> dict[str, str]:

@@ -17,7 +17,7 @@ from tests.integration.login.conftest import OPERATORS, SAME_ORIGIN, Browser, Se
 from tests.integration.login.provider import ADA, FakeProvider
 from tidemill.bootstrap.server import check_reach
 from tidemill.domain.access import Principal, Role
-from tidemill.domain.errors import NotFound
+from tidemill.domain.errors import MissingExtra, NotFound
 from tidemill.domain.job import JobState
 from tidemill.ui.login import ATTEMPT_COOKIE
 from tidemill.ui.session import COOKIE
@@ -285,6 +285,23 @@ def test_a_provider_that_is_away_is_said(service: Service, provider: FakeProvide
     answer = service.browser().get("/login/provider")
     assert answer.status_code == 401
     assert "it calls itself https://elsewhere.example" in answer.text
+
+
+def test_failing_all_the_time_has_a_rate(tmp_path: Path, provider: FakeProvider) -> None:
+    with service_at(tmp_path, provider, requests_per_minute=6) as service:
+        provider.document["issuer"] = "https://elsewhere.example"
+        browser = service.browser()
+        answers = [browser.get(f"/login/provider{path}").status_code for path in ("", "/back", "/back", "")]
+    assert (answers[0], 429 in answers[1:]) == (401, True)
+
+
+def test_without_the_extra_it_says_what_to_install(
+    tmp_path: Path, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "tidemill.service.oidc", raising=False)
+    monkeypatch.setitem(sys.modules, "joserfc", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'tidemill\[oidc\]'"), service_at(tmp_path, provider):
+        pass
 
 
 def test_without_a_provider_nothing_speaks_of_one(tmp_path: Path, provider: FakeProvider) -> None:
