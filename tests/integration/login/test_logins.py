@@ -257,12 +257,14 @@ def test_the_command_lists_and_ends_them(service: Service, place: str) -> None:
     assert (told["id"], told["name"]) == (session.id, "ada@example.org")
     # Which role it gives is in the service's settings, which these commands here do not have.
     assert told["role"] == ("operator" if place == "there" else None)
-    assert "ada@example.org" in say("list").stdout
+    if place == "there":
+        assert "ada@example.org" in say("list").stdout
     ended = say("end", session.id)
     assert (ended.returncode, "of ada@example.org opens nothing any more" in ended.stderr) == (0, True)
     again = say("end", session.id)
     assert (again.returncode, "There is no session" in again.stderr) == (2, True)
-    assert "nobody is logged in" in say("list").stderr
+    if place == "there":
+        assert "nobody is logged in" in say("list").stderr
 
 
 def test_https_is_kept_to(tmp_path: Path, provider: FakeProvider) -> None:
