@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from tidemill.domain.errors import InvalidSpec
+
+_HEADER = r"^[A-Za-z0-9-]{1,100}$"
 
 
 def _default_home() -> Path:
@@ -22,6 +24,9 @@ def _credentials_folder() -> Path | None:
     return Path(folder) if folder else None
 
 
+_HEADER = r"^[A-Za-z0-9-]{1,100}$"
+
+
 def config_files() -> list[Path]:
     """Where settings files are looked for; the later one wins."""
     if home := os.environ.get("TIDEMILL_HOME"):
@@ -29,6 +34,23 @@ def config_files() -> list[Path]:
     else:
         user = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "tidemill" / "config.toml"
     return [user, Path("tidemill.toml")]
+
+
+class LoginRule(BaseModel):
+    """Whom to let in, and as what."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    role: Literal["viewer", "operator", "admin"]
+    tenant: Annotated[str, Field(min_length=1)] = "default"
+    user: Annotated[str, Field(min_length=1)] | None = None
+    group: Annotated[str, Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _names_one(self) -> Self:
+        if (self.user is None) == (self.group is None):
+            raise ValueError("a rule names either a user (* is everybody) or a group")
+        return self
 
 
 class Settings(BaseSettings):
@@ -167,6 +189,59 @@ class Settings(BaseSettings):
     requests_per_minute: Annotated[
         int, Field(ge=1, description="Requests per minute of one API key, unless the key says otherwise.")
     ] = 6000
+    public_url: Annotated[
+        str | None,
+        Field(
+            pattern=r"^https?://[^/?#\s]+/?$",
+            description="Address by which browsers reach the pages, such as https://tidemill.example.org; needed for"
+            " OIDC.",
+        ),
+    ] = None
+    logins: Annotated[
+        list[LoginRule],
+        Field(
+            description="Who may log in, as what: rules of role, tenant (by default `default`), and user or group; the"
+            " first that fits counts, user `*` is everybody. Whom no rule names is refused."
+        ),
+    ] = []
+    session_hours: Annotated[float, Field(gt=0, le=8760, description="How long a login at the provider lasts.")] = 12.0
+    trusted_proxies: Annotated[
+        list[IPvAnyNetwork],
+        Field(description="Addresses and networks of proxies that are believed when they say who sends a request."),
+    ] = []
+    proxy_user_header: Annotated[
+        str, Field(pattern=_HEADER, description="Header in which a trusted proxy names the person.")
+    ] = "X-Forwarded-User"
+    proxy_groups_header: Annotated[
+        str | None,
+        Field(
+            pattern=_HEADER,
+            description="Header in which a trusted proxy names the person's groups, with commas between; by default"
+            " none is believed.",
+        ),
+    ] = None
+    oidc_issuer: Annotated[
+        str | None,
+        Field(description="Issuer of the OpenID Connect provider where people log in; its address, exactly."),
+    ] = None
+    oidc_client_id: Annotated[
+        str | None, Field(min_length=1, description="What this service is called at the provider.")
+    ] = None
+    oidc_client_secret: Annotated[
+        SecretStr | None,
+        Field(description="Its secret there, or secret:NAME; without one it is a public client, by PKCE alone."),
+    ] = None
+    oidc_scopes: Annotated[
+        list[str], Field(description="What is asked of the provider; some want a scope for groups.")
+    ] = ["openid", "profile", "email"]
+    oidc_name_claim: Annotated[
+        str,
+        Field(description="Claim of the ID token that rules name users by; an `email` must be verified there."),
+    ] = "email"
+    oidc_groups_claim: Annotated[
+        str,
+        Field(description="Claim of the ID token with the person's groups; dots lead inside: realm_access.roles."),
+    ] = "groups"
     rate_currency: Annotated[str, Field(description="Currency of the rate card.")] = "USD"
     rate_cpu_hour: Annotated[float, Field(ge=0, description="Price of an hour of one CPU.")] = 0.0
     rate_gb_read: Annotated[float, Field(ge=0, description="Price of 10^9 bytes of input.")] = 0.0
@@ -184,6 +259,16 @@ class Settings(BaseSettings):
                 f"Settings are not valid. {listed}.",
                 remedy=f"Look at TIDEMILL_... in the environment, and at {' and '.join(map(str, config_files()))}.",
             ) from None
+
+    @model_validator(mode="after")
+    def _check_logins(self) -> Self:
+        if self.oidc_issuer is not None:
+            missing = [name for name in ("oidc_client_id", "public_url") if getattr(self, name) is None]
+            if missing:
+                raise ValueError(f"oidc_issuer needs {' and '.join(missing)}, too")
+        if (self.oidc_issuer is not None or self.trusted_proxies) and not self.logins:
+            raise ValueError("people could log in, but no rule in `logins` lets anybody in")
+        return self
 
     @property
     def places(self) -> dict[str, Path]:

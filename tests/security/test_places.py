@@ -327,7 +327,7 @@ def test_jobs_of_the_person_at_the_machine_have_no_bounds(house: House, operator
 
 def test_somebody_whose_jobs_would_have_no_bounds_submits_none(house: House) -> None:
     """A new kind of id must be made known to `domain.access` first."""
-    strange = Principal(name="x", key_id="robot-1")
+    strange = Principal(name="x", id="robot-1")
     with pytest.raises(AssertionError, match="must see"):
         house.submit(strange)
 

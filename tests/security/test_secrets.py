@@ -102,7 +102,7 @@ def test_a_secret_that_is_not_there_says_where_it_belongs(folder: Path) -> None:
 
 def test_a_key_has_a_secret_sent_only_where_the_operator_says(folder: Path) -> None:
     secrets = Secrets(folder=folder, hosts={"hub": ["models.example"]})
-    who = Principal(name="x", key_id="key_x")
+    who = Principal(name="x", id="key_x")
     assert secrets.authorization(who, "secret:hub", "Models.Example.") == "from a file"
     for host in ("evil.example", "models.example.evil.example", "xmodels.example", "127.0.0.1", ""):
         with pytest.raises(NotAllowed, match="may not have the secret hub"):

@@ -28,6 +28,7 @@ from tidemill.service import (
     joblog,
     jobs,
     keys,
+    logins,
     models,
     overview,
     registration,
@@ -57,6 +58,7 @@ from tidemill.wire.api import (
     ResultInfo,
     Rows,
     ServiceInfo,
+    SessionOut,
     UnfinishedOut,
     UploadOut,
     UploadPreview,
@@ -289,6 +291,12 @@ class LocalBackend:
     def webhooks_deliveries(self, webhook: str, *, job: str | None = None, limit: int) -> list[DeliveryOut]:
         found = webhooks.deliveries(self._context, self._who, webhook, job_id=job, limit=limit)
         return [webhooks.describe_delivery(each) for each in found]
+
+    def sessions_list(self) -> list[SessionOut]:
+        return logins.list(self._context, self._who)
+
+    def sessions_end(self, session_id: str) -> SessionOut:
+        return logins.end(self._context, self._who, session_id)
 
     def audit_list(self, *, limit: int) -> list[AuditOut]:
         return [audit.describe(entry) for entry in audit.list(self._context, self._who, limit=limit)]

@@ -12,14 +12,18 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tidemill.config import Settings, config_files, usable_memory_bytes
+from tidemill.domain.access import Role
 from tidemill.domain.cost import RateCard
 from tidemill.domain.ids import new_id
+from tidemill.domain.login import LoginRule, Logins
 from tidemill.engine.layout import Compute
 from tidemill.engine.worker import Entries
 from tidemill.executors.local import LocalExecutor
 from tidemill.ports.sink import Sink
 from tidemill.ports.store import Store
+from tidemill.registry import missing_extra
 from tidemill.service.context import Context, Places, Policy, TaskEntries
+from tidemill.service.provider import LOGIN_BACK, Provider
 from tidemill.service.secrets import Secrets
 from tidemill.service.signing import SigningKey
 from tidemill.sinks.local import LocalSink
@@ -123,6 +127,7 @@ def opened(settings: Settings | None = None, *, children: bool = True, warm: boo
                 secrets=_secrets(settings),
                 rates=_rates(settings),
                 signing=_signing(settings),
+                provider=_provider(settings),
             )
         finally:
             store.close()
@@ -176,6 +181,8 @@ def _policy(settings: Settings) -> Policy:
         model_schemes=tuple(settings.model_schemes),
         model_hosts=tuple(host.lower() for host in settings.model_hosts),
         webhook_hosts=tuple(host.lower() for host in settings.webhook_hosts),
+        logins=_logins(settings),
+        public_url=None if settings.public_url is None else settings.public_url.rstrip("/"),
     )
 
 
@@ -192,6 +199,46 @@ def _kept_folders(settings: Settings) -> tuple[Path, ...]:
 
 def _secrets(settings: Settings) -> Secrets:
     return Secrets(folder=settings.secrets_dir, hosts=settings.secret_hosts)
+
+
+def _logins(settings: Settings) -> Logins | None:
+    if settings.oidc_issuer is None and not settings.trusted_proxies:
+        return None
+    return Logins(
+        rules=tuple(
+            LoginRule(role=Role(rule.role), tenant=rule.tenant, user=rule.user, group=rule.group)
+            for rule in settings.logins
+        ),
+        session_hours=settings.session_hours,
+        trusted_proxies=tuple(settings.trusted_proxies),
+        user_header=settings.proxy_user_header,
+        groups_header=settings.proxy_groups_header,
+    )
+
+
+def _provider(settings: Settings) -> Provider | None:
+    if settings.oidc_issuer is None:
+        return None
+    try:
+        oidc = import_module("tidemill.service.oidc")
+    except ModuleNotFoundError as exc:
+        raise missing_extra("oidc", exc) from exc
+    assert settings.public_url is not None and settings.oidc_client_id is not None, "the settings see to that"
+    home = settings.public_url.rstrip("/")
+    secret = settings.oidc_client_secret
+    provider: Provider = oidc.OidcProvider(
+        oidc.Client(
+            issuer=settings.oidc_issuer,
+            client_id=settings.oidc_client_id,
+            client_secret=None if secret is None else _secrets(settings).resolved(secret.get_secret_value()),
+            redirect_url=home + LOGIN_BACK,
+            home_url=f"{home}/",
+            scopes=tuple(settings.oidc_scopes),
+            name_claim=settings.oidc_name_claim,
+            groups_claim=settings.oidc_groups_claim,
+        )
+    )
+    return provider
 
 
 def _rates(settings: Settings) -> RateCard | None:

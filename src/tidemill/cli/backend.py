@@ -29,6 +29,7 @@ from tidemill.wire.api import (
     ResultInfo,
     Rows,
     ServiceInfo,
+    SessionOut,
     UnfinishedOut,
     UploadOut,
     UploadPreview,
@@ -182,6 +183,10 @@ class Backend(Protocol):
 
     def webhooks_deliveries(self, webhook: str, *, job: str | None = None, limit: int) -> list[DeliveryOut]:
         """Newest first."""
+
+    def sessions_list(self) -> list[SessionOut]: ...
+
+    def sessions_end(self, session_id: str) -> SessionOut: ...
 
     def audit_list(self, *, limit: int) -> list[AuditOut]:
         """Newest first."""

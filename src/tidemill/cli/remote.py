@@ -29,6 +29,7 @@ from tidemill.wire.api import (
     ResultInfo,
     Rows,
     ServiceInfo,
+    SessionOut,
     UnfinishedOut,
     UploadOut,
     UploadPreview,
@@ -207,6 +208,12 @@ class RemoteBackend:
 
     def webhooks_deliveries(self, webhook: str, *, job: str | None = None, limit: int) -> list[DeliveryOut]:
         return list(islice(self._client.webhooks.deliveries(webhook, job=job, page_size=min(limit, 500)), limit))
+
+    def sessions_list(self) -> list[SessionOut]:
+        return self._client.sessions.list()
+
+    def sessions_end(self, session_id: str) -> SessionOut:
+        return self._client.sessions.end(session_id)
 
     def audit_list(self, *, limit: int) -> list[AuditOut]:
         return list(islice(self._client.audit(), limit))

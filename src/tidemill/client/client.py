@@ -20,6 +20,7 @@ from tidemill.client.jobs import Job
 from tidemill.client.keys import Keys
 from tidemill.client.models import Models
 from tidemill.client.progress import Progress
+from tidemill.client.sessions import Sessions
 from tidemill.client.uploads import RESUMABLE_BYTES, Moved, Uploads
 from tidemill.client.webhooks import Webhooks
 from tidemill.config import Settings
@@ -57,6 +58,7 @@ class Client:
 
     models: Models
     keys: Keys
+    sessions: Sessions
     uploads: Uploads
     webhooks: Webhooks
 
@@ -72,6 +74,7 @@ class Client:
         self._connection = Connection(url, api_key, transport=transport)
         self.models = Models(self._connection)
         self.keys = Keys(self._connection)
+        self.sessions = Sessions(self._connection)
         self.uploads = Uploads(self._connection)
         self.webhooks = Webhooks(self._connection)
 

@@ -11,7 +11,7 @@ DEFAULT_TENANT = "default"
 
 
 class Role(StrEnum):
-    """What a key may do, each more than the one before."""
+    """What somebody may do, each more than the one before."""
 
     VIEWER = "viewer"
     OPERATOR = "operator"
@@ -34,6 +34,7 @@ class Action(StrEnum):
     TRUST_MODELS = "trust_models"
     """Allow a digest to run code."""
     MANAGE_KEYS = "manage_keys"
+    """Make and revoke keys, and end logins."""
     READ_AUDIT = "read_audit"
     SEE_METRICS = "see_metrics"
     """Read figures of the whole service, which are of all tenants."""
@@ -60,24 +61,24 @@ _RANK = {role: rank for rank, role in enumerate(Role)}
 
 @dataclass(frozen=True, kw_only=True)
 class Principal:
-    """Who asks: a key, or the person at this machine."""
+    """Who asks: a key, a person who logged in, or the person at this machine."""
 
     name: str
     """For people and for the audit log."""
     tenant: str = DEFAULT_TENANT
     role: Role = Role.ADMIN
-    key_id: str | None = None
-    """None for the person at this machine."""
+    id: str | None = None
+    """Of the key (`key_...`) or of the person who logged in (`user:...`); None for the person at this machine."""
 
     @property
     def is_here(self) -> bool:
         """Whether it is the person at this machine, who has the rights of the file system."""
-        return self.key_id is None
+        return self.id is None
 
     @property
     def owner(self) -> str:
         """Whose share of the machines a job counts against."""
-        return self.key_id or self.name
+        return self.id or self.name
 
     def may(self, action: Action) -> bool:
         """Whether the table allows it."""

@@ -20,9 +20,9 @@ TidemillError
 │   ├── ChecksumMismatch       bytes that came are not those that were sent
 │   ├── UploadBusy             another request works on the upload
 │   ├── KeyReused              an idempotency key came with another request
-│   ├── NotAuthenticated       no valid API key
-│   ├── NotAllowed             the key's role does not reach so far
-│   ├── TooManyRequests        the key's rate limit was passed
+│   ├── NotAuthenticated       no valid API key or login
+│   ├── NotAllowed             the role of a key or person does not reach so far
+│   ├── TooManyRequests        the rate limit of a key or person was passed
 │   ├── EnvironmentUnusable    a model's own environment cannot be made
 │   └── StoreUnusable          the metadata store cannot be used
 │       └── StoreUnavailable   it does not answer now; later it may
@@ -205,19 +205,19 @@ class KeyReused(Refused):
 
 
 class NotAuthenticated(Refused):
-    """A valid API key is needed."""
+    """A valid API key or login is needed."""
 
     code = "not_authenticated"
 
 
 class NotAllowed(Refused):
-    """This API key may not do that."""
+    """Your role does not allow that."""
 
     code = "not_allowed"
 
 
 class TooManyRequests(Refused):
-    """Too many requests with this API key."""
+    """Too many requests."""
 
     code = "too_many_requests"
 

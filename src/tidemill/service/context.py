@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tidemill.domain.cost import RateCard
+from tidemill.domain.login import Logins
 from tidemill.engine.layout import Compute
 from tidemill.engine.worker import Entries, Worker
 from tidemill.ports.executor import Executor
 from tidemill.ports.observer import Observer
 from tidemill.ports.sink import Sink
 from tidemill.ports.store import Store
+from tidemill.service.provider import Provider
 from tidemill.service.secrets import Secrets
 from tidemill.service.signing import SigningKey
 from tidemill.wire.spec import JobSpec
@@ -79,6 +81,10 @@ class Policy:
     """Private hosts that models may be fetched from by those who come with a key."""
     webhook_hosts: tuple[str, ...] = ()
     """Private hosts that webhooks may lead to."""
+    logins: Logins | None = None
+    """None: people do not log in; whoever has no key is let in only at the machine."""
+    public_url: str | None = None
+    """Where people reach the pages, without a slash at its end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +110,8 @@ class Context:
     rates: RateCard | None
     """None: nothing is priced."""
     signing: SigningKey
+    provider: Provider | None = None
+    """Where people log in, if they do that at one."""
 
     def worker(self, observers: Sequence[Observer] = (), *, allow_upgrade: bool = False) -> Worker:
         """A worker of this process."""

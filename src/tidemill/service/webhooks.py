@@ -177,7 +177,7 @@ def _words(hook: Webhook) -> Mapping[str, object]:
 
 
 def _tenant(who: Principal) -> str | None:
-    return who.tenant if who.key_id else None
+    return None if who.is_here else who.tenant
 
 
 def _events(names: Sequence[str] | None) -> tuple[EventType, ...]:

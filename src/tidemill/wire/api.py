@@ -385,6 +385,23 @@ class KeyList(_Response):
     items: list[KeyOut]
 
 
+class SessionOut(_Response):
+    """A browser in which somebody logged in at the provider."""
+
+    id: str
+    name: str
+    tenant: str | None
+    role: RoleName | None
+    """By the login rules of now; None: none lets them in any more."""
+    vouched_by: str
+    created_at: datetime
+    expires_at: datetime
+
+
+class SessionList(_Response):
+    items: list[SessionOut]
+
+
 class AuditOut(_Response):
     number: int
     at: datetime

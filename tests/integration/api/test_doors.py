@@ -116,7 +116,14 @@ def things_of(house: House, tenant: str) -> Things:
     assert house.context.store.webhooks.add(hook, most=100)
     told = house.context.store.outbox.ping(hook.id)
     words_of_hook = {"webhook_id": hook.id, "delivery_id": told.id}
-    words = {"name": SECRET, "version": "1", "alias": "champion", "key_id": who.key_id or "", "upload": sent.id}
+    words = {
+        "name": SECRET,
+        "version": "1",
+        "alias": "champion",
+        "key_id": who.id or "",
+        "upload": sent.id,
+        "session_id": "session_0123456789abcdef",
+    }
     return Things(job, {**words, **words_of_hook, "job_id": job.id})
 
 
@@ -171,7 +178,7 @@ def test_another_tenants_key_sees_nothing_of_it(house: House, theirs: Things) ->
             if method == "GET" and path in ("/api/v1/jobs", "/api/v1/models", "/api/v1/uploads", "/api/v1/audit"):
                 assert json.loads(text) == {"items": [], "next": None}, where
         (mine,) = client.get("/api/v1/keys", params={}).json()["items"][:1]
-        assert mine["id"] == who.key_id
+        assert mine["id"] == who.id
     assert house.again(theirs.job) == before
     assert house.context.store.models.get("red", SECRET, "champion").version == 1
     assert uploads.get(house.context, Principal(name="x", tenant="red"), theirs.words["upload"]).size_bytes == 1
@@ -210,7 +217,7 @@ def test_a_role_reaches_as_far_as_the_table_says(house: House, role: Role) -> No
     assert house.again(things.job) == things.job
 
 
-ADMINS_ONLY = ("/trust", "/keys", "/audit")
+ADMINS_ONLY = ("/trust", "/keys", "/sessions", "/audit")
 
 
 @pytest.mark.parametrize("role", [Role.VIEWER, Role.OPERATOR])
@@ -243,7 +250,7 @@ def test_a_revoked_key_is_out_at_once(house: House) -> None:
     with client_of(house, key=admin) as client:
         auth = {"Authorization": f"Bearer {key}"}
         assert client.get("/api/v1/jobs", headers=auth).status_code == 200
-        assert client.post(f"/api/v1/keys/{who.key_id}/revoke").json()["revoked_at"]
+        assert client.post(f"/api/v1/keys/{who.id}/revoke").json()["revoked_at"]
         assert client.get("/api/v1/jobs", headers=auth).status_code == 401
 
 

@@ -22,6 +22,7 @@ from tidemill.stores.sql.ledger import SqlLedger
 from tidemill.stores.sql.models import SqlModels
 from tidemill.stores.sql.outbox import SqlOutbox
 from tidemill.stores.sql.queue import SqlQueue
+from tidemill.stores.sql.sessions import SqlSessions
 from tidemill.stores.sql.trust import SqlTrust
 from tidemill.stores.sql.webhooks import SqlWebhooks
 from tidemill.stores.sql.workers import LockFiles, SqlWorkers
@@ -58,6 +59,7 @@ class SqlStore(Store):
         self.trust = SqlTrust(database)
         self.models = SqlModels(database)
         self.keys = SqlKeys(database)
+        self.sessions = SqlSessions(database)
         self.audit = SqlAudit(database)
         self.webhooks = SqlWebhooks(database)
         self.outbox = SqlOutbox(database)

@@ -155,6 +155,18 @@ api_keys = Table(
     Column("last_used_at_ms", BigInteger),
 )
 
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("secret_sha256", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("groups", JSON, nullable=False),
+    Column("vouched_by", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+)
+
 audit = Table(
     "audit",
     metadata,

@@ -34,6 +34,7 @@ from tidemill.testing.store.leases import LeasesSuite
 from tidemill.testing.store.ledger import LedgerSuite
 from tidemill.testing.store.models import ModelsSuite
 from tidemill.testing.store.outbox import OutboxSuite
+from tidemill.testing.store.sessions import SessionsSuite
 from tidemill.testing.store.submitting import SubmittingSuite
 from tidemill.testing.store.suite import claim_next
 from tidemill.testing.store.webhooks import WebhooksSuite
@@ -71,6 +72,7 @@ class StoreContract(
     KeysSuite,
     WebhooksSuite,
     OutboxSuite,
+    SessionsSuite,
     HandleSuite,
 ):
     """What every store promises."""

@@ -74,7 +74,7 @@ def _values(visit: Visit) -> dict[str, Any]:
     now = datetime.now(UTC)
     return {
         "job": seen,
-        "owner": visit.owner_names().get(seen.owner, seen.owner),
+        "owner": visit.owner_names()(seen.owner),
         "pace": _pace(job.state),
         "moving": job.state in LEASED or job.state is JobState.QUEUED,
         "finished": job.state in FINISHED,
