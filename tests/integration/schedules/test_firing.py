@@ -42,6 +42,7 @@ def test_who_comes_second_changes_nothing(house: Timed) -> None:
 def test_a_transaction_of_which_nobody_knows_is_done_again(house: Timed) -> None:
     hourly = house.schedule()
     house.tick(after=HOUR)
+    house.end_jobs(hourly)
     # As if the answer to the commit had been lost and the row were read from before it.
     house.context.store.schedules.move_on(hourly.id, hourly.next_due, checked_at=house.now)
     house.tick()
