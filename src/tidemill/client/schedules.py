@@ -58,7 +58,7 @@ class Schedules:
 
         Its input and output are on the service's own disk: "server:/path". Raises InvalidSpec, NotFound, NotAllowed.
         """
-        trigger: dict[str, Any] = {"kind": "interval", "every": every}
+        trigger: dict[str, Any] = {"kind": "interval", "every": every, "timezone": timezone}
         if cron is not None:
             trigger = {"kind": "cron", "cron": cron, "timezone": timezone}
         if (cron is None) == (every is None):

@@ -61,7 +61,7 @@ def add(
         raise InvalidSpec("A schedule needs a name.", remedy="Say --name NAME.")
     if (cron is None) == (every is None):
         raise InvalidSpec("A schedule has one trigger.", remedy='Say --cron "0 2 * * *" or --every 6h.')
-    trigger: dict[str, Any] = {"kind": "interval", "every": every}
+    trigger: dict[str, Any] = {"kind": "interval", "every": every, "timezone": timezone}
     if cron is not None:
         trigger = {"kind": "cron", "cron": cron, "timezone": timezone}
     words = {
