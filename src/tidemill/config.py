@@ -178,6 +178,12 @@ class Settings(BaseSettings):
     delivery_days: Annotated[
         float, Field(ge=4, description="How long deliveries of webhooks are remembered; they are tried for three days.")
     ] = 30.0
+    firing_days: Annotated[
+        float,
+        Field(
+            gt=0, description="How long it is kept what became of due times; a back-fill takes older ones for missing."
+        ),
+    ] = 730.0
     max_body_bytes: Annotated[int, Field(ge=1024, description="Largest JSON body of a request.")] = 1 << 20
     max_upload_bytes: Annotated[int, Field(ge=1, description="Largest file that may be sent.")] = 1 << 40
     upload_quota_bytes: Annotated[

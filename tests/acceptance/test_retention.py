@@ -32,7 +32,7 @@ NOW = datetime.now(UTC)
 ROOMY = Needs(cpus=8)
 KINDS = (
     "leftovers", "results", "deleted", "staging", "jobs", "uploads", "stdin", "models", "environments", "logs",
-    "deliveries", "audit",
+    "deliveries", "firings", "audit",
 )  # fmt: skip
 KEPT = dict.fromkeys(KINDS, 0)
 DAYS = {"result_days": 30.0, "job_days": 180.0, "staging_days": 7.0, "upload_days": 7.0, "log_days": 30.0}

@@ -76,6 +76,11 @@ class Principal:
         return self.id is None
 
     @property
+    def logged_in(self) -> bool:
+        """Whether it is a person who logged in, whose rights end with the login."""
+        return self.id is not None and self.id.startswith("user:")
+
+    @property
     def owner(self) -> str:
         """Whose share of the machines a job counts against."""
         return self.id or self.name

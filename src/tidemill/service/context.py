@@ -71,6 +71,7 @@ class Policy:
     environment_days: float
     audit_days: float
     delivery_days: float
+    firing_days: float
     max_upload_bytes: int
     upload_quota_bytes: int | None
     """Of one tenant; None: no bound."""

@@ -59,6 +59,24 @@ def submit(context: Context, who: Principal, spec: JobSpec, *, idempotency_key: 
     return _submit(context, _Request(context=context, who=who, spec=spec), idempotency_key)
 
 
+def new_job(context: Context, who: Principal, spec: JobSpec) -> NewJob:
+    """What `submit` would store, for whoever stores it together with something else. Raises as `submit` does."""
+    return _new_job(_Request(context=context, who=who, spec=spec))
+
+
+def check(context: Context, who: Principal, spec: JobSpec) -> None:
+    """Refuse what would be refused whenever it is submitted: rights, the model, places. What comes and goes, as
+    the input and what lies at the output, is not looked at. Raises as `submit` does."""
+    request = _Request(context=context, who=who, spec=spec)
+    _check_words(request)
+    _pin(context, who, spec)
+    for path in spec.input.path:
+        _check_input_place(request, path)
+    if spec.output is not None:
+        places.check(context, who, spec.output.path, "output")
+        jobs.check_executor(context, jobs.resolve(spec))
+
+
 def retry(
     context: Context,
     who: Principal,
@@ -213,12 +231,7 @@ def _earlier(request: _Request, promise: Idempotency, refusal: Refused) -> Job:
 def _new_job(request: _Request) -> NewJob:
     context, who, asked = request.context, request.who, request.spec
     assert who.is_here or is_from_elsewhere(who.owner), "a worker must see that this job's places have bounds"
-    if asked.priority > 0 and not who.may(Action.PRIORITISE):
-        raise NotAllowed(
-            f"A key with the role {who.role} may not put a job before others (priority {asked.priority}).",
-            remedy="Leave the priority at 0 or below, or ask an administrator.",
-        )
-    refuse_credentials(asked.model_dump(mode="json"))
+    _check_words(request)
     pin = request.pin or _pin(context, who, asked)
     job_id = new_id("job")
     managed = asked.output is None
@@ -251,6 +264,16 @@ def _new_job(request: _Request) -> NewJob:
         parent_id=request.parent.id if request.parent is not None else None,
         managed=managed,
     )
+
+
+def _check_words(request: _Request) -> None:
+    who, priority = request.who, request.spec.priority
+    if priority > 0 and not who.may(Action.PRIORITISE):
+        raise NotAllowed(
+            f"A key with the role {who.role} may not put a job before others (priority {priority}).",
+            remedy="Leave the priority at 0 or below, or ask an administrator.",
+        )
+    refuse_credentials(request.spec.model_dump(mode="json"))
 
 
 def _name(pin: Pin, output: OutputSpec, *, managed: bool) -> str:
@@ -361,18 +384,21 @@ _IDENTIFIED = _Identified()
 
 def _input_path(request: _Request, path: str) -> str:
     """The absolute path of one input. Raises NotFound, NotAllowed."""
-    context, who = request.context, request.who
+    _check_input_place(request, path)
+    if path.startswith(UPLOAD):
+        return str(uploads.path_of(request.context, request.who, path.removeprefix(UPLOAD)))
+    places.check_there(places.fixed_part(path), "input")
+    return path
+
+
+def _check_input_place(request: _Request, path: str) -> None:
     if path == STDIN or path.startswith(LIST_MARK):
         raise InvalidSpec(
             f"The input {path!r} is for `tidemill run`: a service reads neither standard input nor lists of paths.",
             remedy="Name the files themselves, folders or patterns.",
         )
-    if path.startswith(UPLOAD):
-        return str(uploads.path_of(context, who, path.removeprefix(UPLOAD)))
-    if path not in request.trusted_paths:
-        places.check(context, who, path, "input")
-    places.check_there(places.fixed_part(path), "input")
-    return path
+    if not path.startswith(UPLOAD) and path not in request.trusted_paths:
+        places.check(request.context, request.who, path, "input")
 
 
 def _check_free(context: Context, who: Principal, output: OutputSpec) -> None:

@@ -30,7 +30,7 @@ InputFormat = Literal["auto", "parquet", "csv", "jsonl", "arrow", "orc", "avro",
 _STRINGS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 _ROWS_OR_SHARE = r"^(auto|none|[0-9]{1,15}|(100|[0-9]{1,2}(\.[0-9]{1,9})?)%)$"
 _SIZE = r"^([1-9][0-9]{2,6} ?M|[1-9][0-9]{0,4} ?G)i?B$"
-_DURATION = r"^([1-9][0-9]{0,8}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9])[smhd]?$"
+DURATION = r"^([1-9][0-9]{0,8}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9])[smhd]?$"
 
 
 class _Words(BaseModel):
@@ -128,7 +128,7 @@ class LimitsSpec(_Words):
     ] = "auto"
     """Rows, a share of the planned rows ("1%"), "none" for no limit; "auto" is 1 %, but at least 100 rows."""
     runtime: Annotated[
-        str | None, WithJsonSchema({"anyOf": [{"type": "string", "pattern": _DURATION}, {"type": "null"}]})
+        str | None, WithJsonSchema({"anyOf": [{"type": "string", "pattern": DURATION}, {"type": "null"}]})
     ] = None
     """For example "2h", "90m", "30s"."""
 
@@ -159,13 +159,7 @@ class LimitsSpec(_Words):
     @staticmethod
     def seconds_of(value: str | None) -> float | None:
         """The run time limit in seconds."""
-        if value is None:
-            return None
-        if not re.fullmatch(_DURATION, value):
-            raise ValueError(f'{value!r} is not a time such as "30s", "90m", "2h"')
-        units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-        number, unit = (value[:-1], value[-1]) if value[-1] in units else (value, "s")
-        return float(number) * units[unit]
+        return None if value is None else seconds_of(value)
 
     def max_rejected(self, planned_rows: int) -> int:
         """How many rows may be rejected of so many planned."""
@@ -227,6 +221,15 @@ class JobSpec(_Words):
     def digest(self) -> str:
         """sha256 of `canonical`."""
         return hashlib.sha256(json.dumps(self.canonical(), sort_keys=True).encode()).hexdigest()
+
+
+def seconds_of(text: str) -> float:
+    """The seconds of "30s", "90m", "2h", "1d" or a plain number. Raises ValueError."""
+    if not re.fullmatch(DURATION, text):
+        raise ValueError(f'{text!r} is not a time such as "30s", "90m", "2h"')
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    number, unit = (text[:-1], text[-1]) if text[-1] in units else (text, "s")
+    return float(number) * units[unit]
 
 
 def invalid_words(error: ValidationError) -> InvalidSpec:

@@ -22,8 +22,9 @@ from tidemill.domain.access import NEEDS, Action, Principal, Role
 from tidemill.domain.errors import Refused
 from tidemill.domain.ids import new_id
 from tidemill.domain.job import Job
-from tidemill.service import uploads
+from tidemill.service import schedules, uploads
 from tidemill.testing.store import new_webhook
+from tidemill.wire.schedules import AddSchedule
 
 GATES = [
     (method, prefix + route.path, route)
@@ -92,6 +93,12 @@ BODIES = {
     "/api/v1/keys": {"name": "x"},
     "/api/v1/webhooks": {"url": "https://203.0.113.9/hook"},
     "/api/v1/webhooks/{webhook_id}": {"enabled": False},
+    "/api/v1/schedules": {
+        "name": "x",
+        "spec": {"model": f"{SECRET}@1", "input": {"path": ["/x"]}},
+        "trigger": {"kind": "cron", "cron": "0 2 * * *"},
+    },
+    "/api/v1/schedules/{schedule}/backfill": {"first": "2026-11-01", "last": "2026-11-02"},
 }
 
 
@@ -103,7 +110,7 @@ TUS = {
 
 
 def things_of(house: House, tenant: str) -> Things:
-    """A finished job with rejected rows, a model, an upload, a key and a webhook."""
+    """A finished job with rejected rows, a model, an upload, a key, a webhook and a schedule."""
     house.model(SECRET, tenant, alias="champion")
     who, _ = house.key(Role.ADMIN, tenant)
     labels = {"a": SECRET}
@@ -115,7 +122,12 @@ def things_of(house: House, tenant: str) -> Things:
     hook = new_webhook(new_id("whk"), tenant=tenant, url=f"https://{SECRET}.example/{SECRET}")
     assert house.context.store.webhooks.add(hook, most=100)
     told = house.context.store.outbox.ping(hook.id)
-    words_of_hook = {"webhook_id": hook.id, "delivery_id": told.id}
+    wanted = {
+        "name": SECRET,
+        "spec": {"model": f"{SECRET}@1", "input": {"path": [sent.input]}},
+        "trigger": {"kind": "cron", "cron": "0 2 * * *"},
+    }
+    schedules.add(house.context, who, AddSchedule.model_validate(wanted))
     words = {
         "name": SECRET,
         "version": "1",
@@ -123,8 +135,12 @@ def things_of(house: House, tenant: str) -> Things:
         "key_id": who.id or "",
         "upload": sent.id,
         "session_id": "session_0123456789abcdef",
+        "webhook_id": hook.id,
+        "delivery_id": told.id,
+        "schedule": SECRET,
+        "job_id": job.id,
     }
-    return Things(job, {**words, **words_of_hook, "job_id": job.id})
+    return Things(job, words)
 
 
 @pytest.fixture

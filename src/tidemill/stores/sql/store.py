@@ -22,6 +22,7 @@ from tidemill.stores.sql.ledger import SqlLedger
 from tidemill.stores.sql.models import SqlModels
 from tidemill.stores.sql.outbox import SqlOutbox
 from tidemill.stores.sql.queue import SqlQueue
+from tidemill.stores.sql.schedules import SqlFirings, SqlSchedules
 from tidemill.stores.sql.sessions import SqlSessions
 from tidemill.stores.sql.trust import SqlTrust
 from tidemill.stores.sql.webhooks import SqlWebhooks
@@ -63,6 +64,8 @@ class SqlStore(Store):
         self.audit = SqlAudit(database)
         self.webhooks = SqlWebhooks(database)
         self.outbox = SqlOutbox(database)
+        self.schedules = SqlSchedules(database)
+        self.firings = SqlFirings(database)
 
     def transaction(self) -> AbstractContextManager[None]:
         return self.database.transaction()

@@ -19,11 +19,13 @@ from tidemill.testing.store.factories import (
     LONG,
     ROWS,
     SHORT,
+    new_firing,
     new_job,
     new_key,
     new_pin,
     new_plan,
     new_receipt,
+    new_schedule,
     new_version,
     new_webhook,
 )
@@ -34,6 +36,7 @@ from tidemill.testing.store.leases import LeasesSuite
 from tidemill.testing.store.ledger import LedgerSuite
 from tidemill.testing.store.models import ModelsSuite
 from tidemill.testing.store.outbox import OutboxSuite
+from tidemill.testing.store.schedules import SchedulesSuite
 from tidemill.testing.store.sessions import SessionsSuite
 from tidemill.testing.store.submitting import SubmittingSuite
 from tidemill.testing.store.suite import claim_next
@@ -49,11 +52,13 @@ __all__ = [
     "LockedWorkersSuite",
     "StoreContract",
     "claim_next",
+    "new_firing",
     "new_job",
     "new_key",
     "new_pin",
     "new_plan",
     "new_receipt",
+    "new_schedule",
     "new_version",
     "new_webhook",
 ]
@@ -73,6 +78,7 @@ class StoreContract(
     WebhooksSuite,
     OutboxSuite,
     SessionsSuite,
+    SchedulesSuite,
     HandleSuite,
 ):
     """What every store promises."""
