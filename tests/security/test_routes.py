@@ -45,7 +45,16 @@ LEAST = {
     "POST /api/v1/webhooks/{webhook_id}/rotate": O, "POST /api/v1/webhooks/{webhook_id}/test": O,
     "GET /api/v1/webhooks/{webhook_id}/deliveries": O,
     "GET /api/v1/webhooks/{webhook_id}/deliveries/{delivery_id}": O,
+    "POST /api/v1/schedules": O, "GET /api/v1/schedules": V, "GET /api/v1/schedules/{schedule}": V,
+    "DELETE /api/v1/schedules/{schedule}": O, "POST /api/v1/schedules/{schedule}/pause": O,
+    "POST /api/v1/schedules/{schedule}/resume": O, "POST /api/v1/schedules/{schedule}/run": O,
+    "GET /api/v1/schedules/{schedule}/next": V, "GET /api/v1/schedules/{schedule}/firings": V,
+    "POST /api/v1/schedules/{schedule}/backfill": O,
+    "GET /api/v1/sessions": A, "POST /api/v1/sessions/{session_id}/end": A,
     # Pages.
+    "GET /schedules": V, "GET /schedules/{schedule}": V, "POST /schedules/{schedule}/run": O,
+    "POST /schedules/{schedule}/pause": O, "POST /schedules/{schedule}/resume": O,
+    "GET /login/provider": EVERYBODY, "GET /login/provider/back": EVERYBODY,
     "GET /": V, "GET /jobs/{job_id}": V, "GET /jobs/{job_id}/live": V, "GET /live": V, "GET /live/events": V,
     "POST /jobs/{job_id}/cancel": O, "POST /jobs/{job_id}/pause": O, "POST /jobs/{job_id}/resume": O,
     "POST /jobs/{job_id}/retry": O, "GET /login": EVERYBODY, "POST /login": EVERYBODY, "POST /logout": EVERYBODY,
@@ -113,7 +122,7 @@ def request(client: TestClient, method: str, path: str, things: Things) -> tuple
 def bad_keys(house: House) -> dict[str, str | None]:
     """Everything that opens nothing."""
     revoked, revoked_text = house.key(Role.ADMIN, "red")
-    keys.revoke(house.context, house.here, str(revoked.key_id))
+    keys.revoke(house.context, house.here, str(revoked.id))
     soon = datetime.now(UTC) + timedelta(milliseconds=50)
     _, expired = house.key(Role.ADMIN, "red", expires_at=soon)
     while datetime.now(UTC) <= soon:
@@ -130,7 +139,7 @@ def bad_keys(house: House) -> dict[str, str | None]:
         "upper case": good.upper(),
         "nonsense": "x",
         "unknown": f"tm_key_{'0' * 16}_{zeros}",
-        "somebody's id": str(revoked.key_id),
+        "somebody's id": str(revoked.id),
     }
 
 
@@ -143,8 +152,9 @@ def test_no_bad_key_opens_any_route(shared: House, theirs: Things, routes: list[
                     continue
                 status, text = request(client, method, path, theirs)
                 assert status == 401, f"{kind}: {method} {path}"
+                text = text.replace(theirs.path(path), "")  # The page to sign in leads back to where one came from.
                 assert SECRET not in text, f"{kind}: {method} {path}"
-                assert theirs.job.id not in text.replace(f"/{theirs.job.id}", "/"), f"{kind}: {method} {path}"
+                assert theirs.job.id not in text, f"{kind}: {method} {path}"
     assert shared.again(theirs.job) == before
 
 
@@ -160,7 +170,7 @@ def test_a_role_opens_exactly_what_the_table_says(house: House, role: Role) -> N
                 continue
             status, text = request(client, method, path, things)
             allowed = ROLES.index(Role(least)) <= ROLES.index(role)
-            by_role = status in (401, 403) and (method == "HEAD" or "with the role" in text)
+            by_role = status in (401, 403) and (method == "HEAD" or "The role " in text)
             assert by_role is not allowed, f"{method} {path}: {status} {text[:200]}"
             assert status < 500, f"{method} {path}: {text[:200]}"
             if method == "GET" and allowed and "/result" not in path and "preview" not in path:
@@ -274,5 +284,6 @@ def test_signing_in_adds_no_header_and_leads_nowhere_else(shared: House, place: 
         answer = client.post("/login", data=form, headers=PAGE_HEADERS, follow_redirects=False)
     assert answer.status_code == 303
     assert not set(answer.headers["location"]) & set("\t\r\n")
-    assert answer.headers["location"].startswith("/%")
+    location = answer.headers["location"]
+    assert location == "/" or location.startswith("/%")
     assert [name for name in answer.headers if name == "set-cookie"] == ["set-cookie"]
