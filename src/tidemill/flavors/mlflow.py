@@ -26,7 +26,7 @@ from tidemill.flavors.python import loaded_libraries
 from tidemill.flavors.python_result import fitted
 from tidemill.flavors.types import type_of
 from tidemill.ports.flavor import Flavor, Model, Predicted
-from tidemill.registry import missing_extra
+from tidemill.registry import extra_of, missing_extra
 
 _BATCH_ROWS, _NETWORK_BATCH_ROWS, _ROWS_PER_CHUNK = 16_384, 1_024, 262_144
 _NETWORKS = frozenset({"mlflow.pytorch", "mlflow.tensorflow", "mlflow.keras", "mlflow.transformers"})
@@ -80,10 +80,11 @@ def _function(folder: Folder) -> Any:
         top = (exc.name or "").partition(".")[0]
         if top in _OURS:
             raise missing_extra("mlflow", exc) from exc
+        extra = extra_of(top)
+        what = f"Run: pip install 'tidemill[{extra}]'" if extra else "Install the packages its requirements.txt lists"
         raise MissingExtra(
             f"{folder.path} needs the module {exc.name!r}, which is not there.",
-            remedy="Install the packages that its requirements.txt lists; in a service, add the model with"
-            " --environment requirements.txt.",
+            remedy=f"{what}; in a service, add the model with --environment requirements.txt.",
         ) from exc
     except Exception as exc:
         raise ModelUnusable(
