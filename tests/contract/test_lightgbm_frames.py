@@ -224,10 +224,10 @@ def test_columns_can_be_named_by_position(tmp_path: Path) -> None:
     path = unnamed(tmp_path)
     model = LightGBMFlavor().load(path, {})
     assert [each.name for each in model.info.inputs] == ["Column_0", "Column_1", "Column_2"]
-    assert "--features" in model.info.notes[0]
+    assert model.info.positional == 3
     named = LightGBMFlavor().load(path, {"features": ["x", "y", "z"]})
     assert [each.name for each in named.info.inputs] == ["x", "y", "z"]
-    assert named.info.notes == ()
+    assert named.info.positional == 0
     with pytest.raises(InvalidSpec, match="names 2"):
         LightGBMFlavor().load(path, {"features": ["x", "y"]})
 

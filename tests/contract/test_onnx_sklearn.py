@@ -24,7 +24,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from tidemill.domain.errors import InvalidSpec, ModelUnusable, SchemaMismatch
+from tidemill.domain.errors import InvalidSpec, ModelUnusable
 from tidemill.domain.signature import Field
 from tidemill.flavors import onnx_file
 from tidemill.flavors.onnx import OnnxFlavor
@@ -185,10 +185,8 @@ def test_names_in_the_metadata_are_taken(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a,b", "[1, 2, 3]", '{"a": 1}'])
-def test_names_must_come_from_somewhere(tmp_path: Path, text: str) -> None:
-    with pytest.raises(SchemaMismatch, match="names of its 3 input") as caught:
-        OnnxFlavor().load(matmul(tmp_path, feature_names=text), {})
-    assert "--features" in str(caught.value.remedy)
+def test_without_names_columns_are_taken_by_position(tmp_path: Path, text: str) -> None:
+    assert OnnxFlavor().load(matmul(tmp_path, feature_names=text), {}).info.positional == 3
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 import xgboost
 
-from tidemill.domain.errors import InvalidSpec, ModelUnusable, SchemaMismatch
+from tidemill.domain.errors import InvalidSpec, ModelUnusable
 from tidemill.flavors import ubjson
 from tidemill.flavors.sklearn import PickleFlavor
 from tidemill.flavors.xgboost import XGBoostFlavor
@@ -349,14 +349,12 @@ def test_without_a_list_of_categories_codes_are_expected(tmp_path: Path) -> None
     assert model.predict(batch).columns.column(0).to_pylist() == regressor().predict(frame()).tolist()
 
 
-def test_a_model_without_names_wants_them(tmp_path: Path) -> None:
+def test_a_model_without_names_takes_columns_by_position(tmp_path: Path) -> None:
     data = frame()[["a", "b"]].to_numpy()
     trained = xgboost.XGBRegressor(n_estimators=3, n_jobs=1).fit(data, target("value"))
-    with pytest.raises(SchemaMismatch, match="names of its 2 input") as caught:
-        loaded(trained, tmp_path)
-    assert "--features" in str(caught.value.remedy)
+    assert loaded(trained, tmp_path).info.positional == 2
     model = loaded(trained, tmp_path, features=["b", "a"])
-    assert [each.name for each in model.info.inputs] == ["b", "a"]
+    assert ([each.name for each in model.info.inputs], model.info.positional) == (["b", "a"], 0)
     batch = pa.RecordBatch.from_arrays([pa.array(data[:, 0]), pa.array(data[:, 1])], names=["b", "a"])
     assert model.predict(batch).columns.column(0).to_pylist() == trained.predict(data).tolist()
 
