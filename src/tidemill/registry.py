@@ -138,6 +138,7 @@ encoders: Registry[Encoder] = Registry(
         "jsonl": "tidemill.encoders.jsonl:JsonLinesEncoder",
         "arrow": "tidemill.encoders.arrow:ArrowEncoder",
         "orc": "tidemill.encoders.orc:OrcEncoder",
+        "avro": "tidemill.encoders.avro:AvroEncoder",
     },
 )
 

@@ -198,5 +198,13 @@ def test_a_registry_of_models_says_it_when_a_model_is_added(
     )
 
 
+def test_an_output_says_it_before_the_first_row(
+    things: dict[str, Thing], environment: Callable[..., Clean], tmp_path: Path
+) -> None:
+    code, rows = things["excel"].words[1], things["lightgbm"].words[2]
+    told(environment(), "avro", "run", code, rows, "-o", str(tmp_path / "out.avro"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_store_on_postgres_says_it(environment: Callable[..., Clean]) -> None:
     told(environment(), "postgres", "jobs", "list", TIDEMILL_STORE="postgresql://somebody@127.0.0.1:9/tidemill")

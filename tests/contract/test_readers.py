@@ -16,6 +16,7 @@ import pyarrow.feather
 import pytest
 
 from tidemill.encoders.arrow import ArrowEncoder
+from tidemill.encoders.avro import AvroEncoder
 from tidemill.encoders.csv import CsvEncoder
 from tidemill.encoders.jsonl import JsonLinesEncoder
 from tidemill.encoders.parquet import ParquetEncoder
@@ -153,6 +154,13 @@ def test_numbers_of_a_sheet_are_what_pandas_reads(tmp_path: Path) -> None:
     assert table.column_names == list(frame.columns) == ["a", "b", "Unnamed: 2", "c"]
     for name in frame.columns:
         assert repr(table[name].cast(pa.float64()).to_pandas().tolist()) == repr(frame[name].astype(float).tolist())
+
+
+def test_avro(tmp_path: Path) -> None:
+    data = table_of_rows(5000)
+    frame = pl.read_avro(write(AvroEncoder(), tmp_path / "a.avro", data))
+    for name in ("id", "score", "text"):
+        assert frame[name].to_list() == data[name].to_pylist()
 
 
 def test_compressed_csv(tmp_path: Path) -> None:
