@@ -54,7 +54,8 @@ def preview(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         model.close()
         model = models.load(request["model"], {**options, "features": [field.name for field in columns.inputs]})
     if spec.output is not None:
-        check_writable(registry.encoders.get(spec.output.format)(spec.output.options), columns.predictions)
+        encoder = registry.encoders.get(spec.output.format)(spec.output.options)
+        check_writable(encoder, columns.predictions, [field.name for field in model.info.outputs])
     files, size = 1, first.size_bytes
     for file in listed:
         files, size = files + 1, size + file.size_bytes
