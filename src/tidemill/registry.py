@@ -38,23 +38,27 @@ class Registry(Generic[T]):
         """The member's class. Raises UnknownFormat for a name that nobody registered, MissingExtra."""
         target = self.builtin.get(name)
         if target is None:
-            found = [e for e in self._entry_points() if e.name == name]
-            if len(found) != 1:
-                raise UnknownFormat(
-                    f"No {self.kind[:-1]} is called {name!r}.", remedy=f"Known: {', '.join(self.names())}."
-                )
-            target = found[0].value
+            return self._others(name)
         module, _, attribute = target.partition(":")
-        try:
-            return cast("type[T]", getattr(import_module(module), attribute))
-        except ModuleNotFoundError as exc:
-            if (exc.name or "").startswith("tidemill"):
-                raise
-            raise missing_extra(name, exc) from exc
+        return cast("type[T]", getattr(import_module(module), attribute))
 
     def members(self) -> Iterator[type[T]]:
         """All classes, in the order of `names`."""
         return (self.get(name) for name in self.names())
+
+    def _others(self, name: str) -> type[T]:
+        """A third party's member, whose module may lack what it imports."""
+        found = [each for each in self._entry_points() if each.name == name]
+        if len(found) != 1:
+            raise UnknownFormat(f"No {self.kind[:-1]} is called {name!r}.", remedy=f"Known: {', '.join(self.names())}.")
+        try:
+            return cast("type[T]", found[0].load())
+        except ModuleNotFoundError as exc:
+            owner = f" of {found[0].dist.name}" if found[0].dist else ""
+            raise MissingExtra(
+                f"The {self.kind[:-1]} {name!r}{owner} needs the module {exc.name!r}, which is not there.",
+                remedy="Install the package that it comes from.",
+            ) from exc
 
     def _entry_points(self) -> tuple[EntryPoint, ...]:
         return installed(f"tidemill.{self.kind}")
@@ -64,6 +68,25 @@ class Registry(Generic[T]):
 def installed(group: str) -> tuple[EntryPoint, ...]:
     """Third parties' members. Looked up once in a process: it reads every installed distribution."""
     return tuple(entry_points(group=group))
+
+
+_EXTRAS = MappingProxyType(
+    {
+        **{name: name for name in ("lightgbm", "xgboost", "catboost", "torch", "transformers", "mlflow")},
+        **dict.fromkeys(("sklearn", "skops", "joblib", "scipy", "pandas"), "sklearn"),
+        "onnxruntime": "onnx",
+        "fastavro": "avro",
+        "python_calamine": "excel",
+        "psycopg": "postgres",
+        "tokenizers": "transformers",
+    }
+)
+"""Top-level module -> the extra that brings it."""
+
+
+def extra_of(module: str) -> str | None:
+    """The extra that brings a module ("sklearn.tree._tree" -> "sklearn"), if one does."""
+    return _EXTRAS.get(module.partition(".")[0])
 
 
 def missing_extra(extra: str, cause: ModuleNotFoundError) -> MissingExtra:
@@ -115,6 +138,7 @@ encoders: Registry[Encoder] = Registry(
         "jsonl": "tidemill.encoders.jsonl:JsonLinesEncoder",
         "arrow": "tidemill.encoders.arrow:ArrowEncoder",
         "orc": "tidemill.encoders.orc:OrcEncoder",
+        "avro": "tidemill.encoders.avro:AvroEncoder",
     },
 )
 

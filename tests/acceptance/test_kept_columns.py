@@ -54,6 +54,7 @@ REFUSED = {
     "parquet": set(),
     "arrow": set(),
     "orc": {"clock", "span"},
+    "avro": {"span"},
     "csv": BYTES_AND_SPANS | NESTED,
     "jsonl": BYTES_AND_SPANS,
 }
@@ -152,6 +153,27 @@ def test_orc(terminal: Terminal, typed: Path) -> None:
     terminal.say("verify", "out.orc").done()
 
 
+def test_avro(terminal: Terminal, typed: Path) -> None:
+    keep = [name for name in COLUMNS if name not in REFUSED["avro"]]
+    terminal.run("wild:OnlyX", typed, "-o", "out.avro", "--keep", ",".join(keep)).done()
+    with (terminal.work / "out.avro").open("rb") as file:
+        rows = list(fastavro.reader(file))
+    assert list(rows[0]) == [*keep, "prediction"]
+    plain = {"text", "yes", "big", "x", "bytes", "items", "day", "clock", "money", "utc", "label", "nothing", "deep"}
+    for name in plain & set(keep):
+        assert [row[name] for row in rows] == COLUMNS[name].to_pylist(), name
+    assert [row["ubig"] for row in rows if row["ubig"] is not None] == [
+        Decimal(value) for value in COLUMNS["ubig"].to_pylist() if value is not None
+    ]
+    terminal.say("verify", "out.avro").done()
+    (terminal.work / "job.yaml").write_text(
+        f"{{model: 'wild:OnlyX', input: {{path: {typed}}}, output: {{path: again, format: avro}}, keep: [big]}}"
+    )
+    terminal.say("run", "job.yaml").done()
+    (part,) = (terminal.work / "again").iterdir()
+    assert part.name == "part-00000.avro"
+
+
 def write_arrow(path: Path, data: pa.Table) -> None:
     with pa.ipc.new_file(str(path), data.schema) as writer:
         writer.write_table(data)
@@ -190,13 +212,12 @@ def test_typed_inputs_keep_their_types(terminal: Terminal, typed: Path, name: st
         assert same and found[column].cast(want.type).equals(want), column
 
 
-def test_workbooks_and_avro_are_not_written(terminal: Terminal, typed: Path) -> None:
+def test_workbooks_are_not_written(terminal: Terminal, typed: Path) -> None:
     terminal.run("wild:OnlyX", typed, "-o", "out.xlsx").refused("workbooks are not written", ".csv")
-    terminal.run("wild:OnlyX", typed, "-o", "out.avro").refused("avro is not written", ".parquet")
     terminal.nothing_left()
 
 
-@pytest.mark.parametrize("ending", ["csv", "jsonl", "orc"])
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "orc", "avro"])
 def test_what_cannot_be_written_is_refused_before_the_first_row(terminal: Terminal, typed: Path, ending: str) -> None:
     refused = sorted(REFUSED[ending])
     said = terminal.run("wild:OnlyX", typed, "-o", f"out.{ending}", "--keep", ",".join(refused))

@@ -18,7 +18,8 @@ from tidemill.flavors import mlflow_library  # noqa: F401 (its settings come bef
 # isort: split
 import mlflow
 import mlflow.pyfunc
-from mlflow.models import infer_signature
+from mlflow.models import ModelSignature, infer_signature
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 ROWS = 100
 NAMES = ("a", "b", "c")
@@ -151,8 +152,10 @@ def pytorch(kind: str) -> str:
 
 @cache
 def own() -> str:
-    outputs = pd.DataFrame({"sum": [1.0], "sign": ["+"]})
-    signature = infer_signature(frame(), outputs, params={"factor": 1.0})
+    inputs = Schema([ColSpec(DataType.double, name) for name in NAMES])
+    outputs = Schema([ColSpec(DataType.double, "sum"), ColSpec(DataType.string, "sign")])
+    parameters = ParamSchema([ParamSpec("factor", DataType.double, 1.0)])
+    signature = ModelSignature(inputs, outputs, parameters)
     return saved("own", Sums(), signature=signature)
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pyarrow as pa
-import pytest
 
 from tidemill.encoders.arrow import ArrowEncoder
 from tidemill.ports.encoder import Encoder
-from tidemill.testing.encoder import MATRIX, METADATA, EncoderContract, table_of_rows
+from tidemill.testing.encoder import MATRIX, EncoderContract
 
 
 class TestArrowEncoder(EncoderContract):
@@ -37,19 +35,3 @@ def test_types_come_back_and_dictionaries_as_values(tmp_path: Path) -> None:
         writer.close()
         expected = array.type.value_type if "dictionary" in kind else array.type
         assert pa.ipc.open_file(path.read_bytes()).schema.field("c").type == expected
-
-
-@pytest.mark.parametrize("compression", [None, "lz4", "zstd"])
-def test_polars_reads_it_with_its_metadata(compression: str | None, tmp_path: Path) -> None:
-    data = table_of_rows(70_000)
-    writer = ArrowEncoder({"compression": compression}).open(tmp_path / "a.arrow", data.schema, METADATA)
-    for batch in data.to_batches():
-        writer.write(batch)
-    writer.close()
-    frame = pl.read_ipc(tmp_path / "a.arrow")
-    assert frame["id"].to_list() == list(range(70_000))
-    assert frame["text"].to_list() == data["text"].to_pylist()
-    with pa.OSFile(str(tmp_path / "a.arrow")) as file:
-        reader = pa.ipc.open_file(file)
-        assert reader.schema.metadata == {b"tidemill.model": b"sha256:1", b"tidemill.spec": b"sha256:2"}
-        assert [reader.get_batch(n).num_rows for n in range(reader.num_record_batches)] == [65_536, 4_464]

@@ -1,16 +1,12 @@
-"""The CSV encoder: its contract, its text, and what readers make of it."""
+"""The CSV encoder: its contract, and its text."""
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 from pathlib import Path
 from typing import Any
 
-import duckdb
-import pandas as pd
-import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pytest
@@ -116,28 +112,8 @@ def test_header_is_quoted_where_it_must_be(path: Path) -> None:
     assert write(path, data) == b'a b,"q""","c,d",""\n1,2,3,4\n'
 
 
-def test_readers_agree(path: Path) -> None:
-    data = table_of_rows(5000)
-    write(path, data)
-    expected = data.to_pylist()
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["text"] for row in rows] == [row["text"] or "" for row in expected]
-    frame = pd.read_csv(path)
-    assert frame["id"].tolist() == data["id"].to_pylist()
-    assert frame["score"].dropna().tolist() == data["score"].drop_null().to_pylist()
-    assert frame["text"].dropna().tolist() == data["text"].drop_null().to_pylist()
-    found = pl.read_csv(path)
-    assert found["score"].to_list() == data["score"].to_pylist()
-    assert found["text"].to_list() == data["text"].to_pylist()
-    rows_found = duckdb.sql(f"SELECT id, score, text FROM read_csv('{path}') ORDER BY id").fetchall()
-    assert rows_found == [(row["id"], row["score"], row["text"]) for row in expected]
-
-
 def test_a_null_in_the_only_column_is_no_empty_line(path: Path) -> None:
     assert write(path, pa.table({"score": pa.array([1.5, None, 2.0])})) == b'score\n1.5\n""\n2.0\n'
-    assert len(pd.read_csv(path)) == 3
-    assert pl.read_csv(path).height == 3
     assert pacsv.read_csv(path)["score"].to_pylist() == [1.5, None, 2.0]
 
 
@@ -191,10 +167,6 @@ def test_compressed_files_are_one_stream_without_a_clock(tmp_path: Path) -> None
     write(tmp_path / "a.csv.zst", data, {"compression": "zstd"})
     with pa.input_stream(str(tmp_path / "a.csv.zst")) as stream:
         assert stream.read() == plain
-    for name in ("a.csv.gz", "a.csv.zst"):
-        assert pl.read_csv(tmp_path / name).height == 60_000
-        assert duckdb.sql(f"SELECT count(*) FROM read_csv('{tmp_path / name}')").fetchall() == [(60_000,)]
-    assert len(pd.read_csv(tmp_path / "a.csv.gz")) == 60_000
 
 
 def test_file_suffix_names_the_compression() -> None:

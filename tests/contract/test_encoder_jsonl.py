@@ -9,9 +9,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import duckdb
-import pandas as pd
-import polars as pl
 import pyarrow as pa
 import pytest
 
@@ -151,24 +148,6 @@ def test_not_finite_numbers_are_text_or_on_request_null(path: Path) -> None:
         '{"x":null,"l":[]}',
         '{"x":null,"l":null}',
     ]
-
-
-def test_readers_agree(path: Path) -> None:
-    data = table_of_rows(5000)
-    write(path, data)
-    rows = [(row["id"], row["score"], row["text"]) for row in data.to_pylist()]
-    assert duckdb.sql(f"SELECT id, score, text FROM read_json('{path}') ORDER BY id").fetchall() == rows
-    frame = pl.read_ndjson(path)
-    assert list(zip(frame["id"], frame["score"], frame["text"], strict=True)) == rows
-    found = pd.read_json(path, lines=True, dtype_backend="pyarrow", engine="pyarrow")
-    assert found["id"].tolist() == data["id"].to_pylist()
-    assert found["text"].dropna().tolist() == data["text"].drop_null().to_pylist()
-
-
-def test_duckdb_reads_what_json_has_no_word_for(path: Path) -> None:
-    write(path, pa.table({"x": [0.5, float("nan"), float("inf"), None], "n": [2**63 - 1, -(2**63), 0, 1]}))
-    sql = f"SELECT x, n FROM read_json('{path}', columns={{x: 'DOUBLE', n: 'BIGINT'}})"
-    assert repr(duckdb.sql(sql).fetchall()) == f"[(0.5, {2**63 - 1}), (nan, {-(2**63)}), (inf, 0), (None, 1)]"
 
 
 @pytest.mark.parametrize("compression", [None, "gzip", "zstd"])

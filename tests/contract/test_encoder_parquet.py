@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import duckdb
-import pandas as pd
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -56,50 +52,6 @@ def test_arrow_types_come_back(path: Path) -> None:
         write(path, data)
         assert (pq.read_schema(path).field("c").type == array.type) == (kind not in RETYPED), kind
         path.unlink()
-
-
-@pytest.mark.parametrize("encoding", ["compact", "plain"])
-def test_pandas_polars_and_duckdb_read_equal_values(encoding: str, path: Path) -> None:
-    kinds = (
-        "int8",
-        "int64",
-        "uint64",
-        "float32",
-        "float64",
-        "bool",
-        "string",
-        "date32",
-        "timestamp us",
-        "timestamp ns UTC",
-    )
-    columns = {
-        kind: MATRIX[kind].slice(0, 3) for kind in (*kinds, "dictionary of string", "decimal128", "list", "struct")
-    }
-    data = pa.table(columns)
-    write(path, data, {"encoding": encoding})
-    plain = pa.table(
-        {name: column.cast(pa.string()) if "dictionary" in name else column for name, column in columns.items()}
-    )
-    expected = plain.to_pylist()
-    for found in (pl.read_parquet(path).to_dicts(), duckdb.sql(f"SELECT * FROM '{path}'").to_arrow_table().to_pylist()):
-        assert [{k: _comparable(v) for k, v in row.items()} for row in found] == [
-            {k: _comparable(v) for k, v in row.items()} for row in expected
-        ]
-    frame = pd.read_parquet(path)
-    assert pd.read_parquet(path, dtype_backend="pyarrow")["int64"].tolist()[:2] == [-(2**63), 2**63 - 1]
-    assert frame["string"].tolist()[:2] == ["plain", ""]
-    assert frame["decimal128"].tolist()[:2] == [Decimal("1.20000"), Decimal("-0.00001")]
-    assert str(frame["timestamp ns UTC"].dtype) == "datetime64[ns, UTC]"
-    assert frame["dictionary of string"].dtype == "category"
-
-
-def _comparable(value: Any) -> Any:
-    """Floats by their text, so that NaN equals NaN; instants without the name of their zone."""
-    if isinstance(value, float):
-        return repr(value)
-    if hasattr(value, "timestamp"):
-        return value.replace(tzinfo=None).isoformat(timespec="microseconds")
-    return value
 
 
 def test_encodings_and_row_groups(path: Path) -> None:

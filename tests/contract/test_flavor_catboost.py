@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,8 +18,7 @@ import pytest
 
 from tidemill.domain.errors import InvalidSpec, ModelUnusable, SchemaMismatch
 from tidemill.flavors.catboost import CatBoostFlavor
-from tidemill.flavors.sklearn import PickleFlavor
-from tidemill.testing.flavor import Case, FileFlavorContract, bits
+from tidemill.testing.flavor import Case, FileFlavorContract
 
 ROWS = 300
 CATEGORICAL = ["kind", "size", "flag"]
@@ -296,37 +294,13 @@ def test_embeddings_are_refused_with_the_way_out(tmp_path: Path) -> None:
     assert "columns" in str(caught.value.remedy)
 
 
-def test_a_model_without_names_wants_them(tmp_path: Path) -> None:
+def test_a_model_without_names_takes_columns_by_position(tmp_path: Path) -> None:
     data = frame()[["a", "b"]].to_numpy()
     own = catboost.CatBoostRegressor(**settings()).fit(data, target("value"))
-    with pytest.raises(SchemaMismatch, match="names of its 2 input"):
-        loaded(own, tmp_path)
+    assert loaded(own, tmp_path).info.positional == 2
     model = loaded(own, tmp_path, features=["b", "a"])
     batch = pa.RecordBatch.from_arrays([pa.array(data[:, 0]), pa.array(data[:, 1])], names=["b", "a"])
     assert model.predict(batch).columns.column(0).to_pylist() == own.predict(data).tolist()
-
-
-@pytest.mark.parametrize(
-    "own",
-    [
-        lambda: trained("text", "Logloss"),
-        lambda: trained("classes", "MultiClass"),
-        lambda: trained("positive", "Poisson", catboost.CatBoostRegressor),
-    ],
-    ids=["binary", "multiclass", "regressor"],
-)
-def test_a_pickle_gives_the_columns_of_the_saved_model(tmp_path: Path, own: Callable[[], Any]) -> None:
-    (tmp_path / "m.pkl").write_bytes(pickle.dumps(own()))
-    pickled = PickleFlavor().load(str(tmp_path / "m.pkl"), {})
-    file = loaded(own(), tmp_path)
-    assert bits(pickled.predict(rows())) == bits(file.predict(rows()))
-    assert pickled.info == file.info
-
-
-def test_an_unfitted_wrapper_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "m.pkl").write_bytes(pickle.dumps(catboost.CatBoostClassifier()))
-    with pytest.raises(ModelUnusable, match=r"m\.pkl holds a CatBoostClassifier that is not fitted"):
-        PickleFlavor().load(str(tmp_path / "m.pkl"), {})
 
 
 _CUT = """

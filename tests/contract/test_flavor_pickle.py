@@ -15,16 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import joblib
-import lightgbm
 import numpy as np
 import pyarrow as pa
 import pytest
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tests.contract import sklearn_models as models
 from tidemill.domain.errors import MissingExtra, ModelUnusable
-from tidemill.flavors.lightgbm import LightGBMFlavor
 from tidemill.flavors.sklearn import PickleFlavor
 from tidemill.testing.flavor import Case, FileFlavorContract, bits
 
@@ -42,11 +39,6 @@ class TestJoblib(FileFlavorContract):
     def case(self) -> Case:
         expected = models.expected(models.pipeline("bool"), models.frame())
         return Case(path=self._path, rows=models.batch("age", "income", "city"), expected=expected)
-
-
-def lgbm(kind: str) -> lightgbm.LGBMClassifier:
-    settings: dict[str, Any] = {"n_estimators": 8, "num_leaves": 7, "verbose": -1, "n_jobs": 1}
-    return lightgbm.LGBMClassifier(**settings).fit(models.numbers(), models.labels(kind))
 
 
 def dumped(model: Any, path: Path) -> str:
@@ -92,51 +84,6 @@ def test_joblib_files_of_every_compression(tmp_path: Path, compress: Any) -> Non
     assert bits(found) == bits(pa.RecordBatch.from_pydict(models.expected(models.boosting(), models.numbers())))
 
 
-@pytest.mark.parametrize("kind", ["int", "text", "bool", "many"])
-def test_pickled_lightgbm_classifiers_predict_as_they_do_themselves(tmp_path: Path, kind: str) -> None:
-    model = lgbm(kind)
-    own = PickleFlavor().load(dumped(model, tmp_path / "m.pkl"), {"probabilities": True})
-    expected = models.expected(model, models.numbers(), every=True)
-    assert bits(own.predict(rows())) == bits(pa.RecordBatch.from_pydict(expected))
-    assert (own.info.flavor, own.info.layout, own.info.batch_invariant) == ("lightgbm", "threads", True)
-    assert own.info.classes == tuple(model.classes_.tolist())
-
-
-def test_pickle_and_text_of_one_model_give_the_same_columns(tmp_path: Path) -> None:
-    labels = models.labels("bool").astype(int)
-    model = lightgbm.LGBMClassifier(n_estimators=8, verbose=-1).fit(models.numbers(), labels)
-    model.booster_.save_model(tmp_path / "m.txt")
-    text = LightGBMFlavor().load(str(tmp_path / "m.txt"), {})
-    for name, content in (("classifier.pkl", model), ("booster.pkl", model.booster_)):
-        own = PickleFlavor().load(dumped(content, tmp_path / name), {})
-        assert bits(own.predict(rows())) == bits(text.predict(rows()))
-        assert own.info.outputs == text.info.outputs
-
-
-def test_the_best_iteration_is_kept(tmp_path: Path) -> None:
-    data, target = models.numbers(), models.labels("bool").astype(int)
-    model = lightgbm.LGBMClassifier(n_estimators=60, verbose=-1, n_jobs=1)
-    stop = lightgbm.early_stopping(3, verbose=False)
-    model.fit(data[:200], target[:200], eval_X=data[200:], eval_y=target[200:], callbacks=[stop])
-    assert 0 < model.best_iteration_ < 60
-    own = PickleFlavor().load(dumped(model, tmp_path / "m.pkl"), {})
-    assert bits(own.predict(rows())) == bits(pa.RecordBatch.from_pydict(models.expected(model, data)))
-
-
-def test_pickled_regressor_and_lightgbm_inside_a_pipeline(tmp_path: Path) -> None:
-    data, target = models.numbers(), models.frame()["income"]
-    regressor = lightgbm.LGBMRegressor(n_estimators=5, verbose=-1, n_jobs=1).fit(data, target)
-    own = PickleFlavor().load(dumped(regressor, tmp_path / "r.pkl"), {})
-    assert own.predict(rows()).columns.to_pydict() == {"prediction": regressor.predict(data).tolist()}
-    scale = StandardScaler().set_output(transform="pandas")
-    pipeline = make_pipeline(scale, lightgbm.LGBMClassifier(n_estimators=5, verbose=-1, n_jobs=2))
-    pipeline.fit(data, models.labels())
-    own = PickleFlavor().load(dumped(pipeline, tmp_path / "p.pkl"), {})
-    expected = models.expected(pipeline, data)
-    assert bits(own.predict(rows())) == bits(pa.RecordBatch.from_pydict(expected))
-    assert own.info.flavor == "sklearn"
-
-
 def test_another_version_of_scikit_learn_is_told(tmp_path: Path) -> None:
     data = pickle.dumps(models.boosting())
     version = pickle.loads(data).__getstate__()["_sklearn_version"]
@@ -153,10 +100,9 @@ def test_another_version_of_scikit_learn_is_told(tmp_path: Path) -> None:
     [
         ({"model": 1}, "holds a dict, which has no method predict"),
         ([1, 2], "holds a list"),
-        (lightgbm.LGBMClassifier(), "holds a LGBMClassifier that is not fitted"),
         (np.arange(5), "holds a ndarray"),
     ],
-    ids=["dict", "list", "unfitted", "array"],
+    ids=["dict", "list", "array"],
 )
 def test_what_is_no_model_is_refused(tmp_path: Path, content: Any, words: str) -> None:
     with pytest.raises(ModelUnusable, match=words) as caught:
@@ -166,12 +112,13 @@ def test_what_is_no_model_is_refused(tmp_path: Path, content: Any, words: str) -
 
 def test_a_class_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = tmp_path / "m.pkl"
-    path.write_bytes(pickle.dumps(lightgbm.LGBMClassifier()).replace(b"lightgbm.sklearn", b"nothing_at_all.x"))
+    scaler = pickle.dumps(StandardScaler())
+    path.write_bytes(scaler.replace(b"sklearn.preprocessing", b"nothing_at_all.proces"))
     with pytest.raises(MissingExtra, match="nothing_at_all") as caught:
         PickleFlavor().load(str(path), {})
     assert caught.value.remedy
-    path.write_bytes(pickle.dumps(lightgbm.LGBMClassifier()).replace(b"LGBMClassifier", b"LGBMClassifiex"))
-    with pytest.raises(ModelUnusable, match=r"m\.pkl cannot be loaded: AttributeError.*LGBMClassifiex"):
+    path.write_bytes(scaler.replace(b"StandardScaler", b"StandardScalex"))
+    with pytest.raises(ModelUnusable, match=r"m\.pkl cannot be loaded: AttributeError.*StandardScalex"):
         PickleFlavor().load(str(path), {})
 
 

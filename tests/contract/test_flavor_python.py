@@ -8,16 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-import polars as pl
 import pyarrow as pa
 import pytest
 
 from tidemill.domain.errors import InvalidSpec, ModelUnusable
 from tidemill.domain.signature import Field
 from tidemill.flavors.python import PythonFlavor
-from tidemill.flavors.python_result import columns_of, fitted
 from tidemill.ports.flavor import Model
 from tidemill.testing.flavor import Case, FlavorContract
 
@@ -67,7 +63,7 @@ def load(path: str, **options: Any) -> Model:
 
 def returning(write: Write, expression: str, attributes: str = "") -> Model:
     source = (
-        "import numpy as np, pandas as pd, pyarrow as pa, polars as pl\n"
+        "import numpy as np, pyarrow as pa\n"
         f"class M:\n    inputs = ['x']\n    {attributes}\n"
         f"    def predict(self, batch):\n        x = batch['x']\n        n = len(x)\n        return {expression}\n"
     )
@@ -87,10 +83,6 @@ ROWS = pa.RecordBatch.from_pydict({"x": [1.0, 2.5, -3.0]})
         "[v * 2 for v in x.to_pylist()]",
         "tuple(v * 2 for v in x.to_pylist())",
         "[[v * 2] for v in x.to_pylist()]",
-        "pd.Series(np.asarray(x) * 2, index=[5, 6, 7])",
-        "pd.DataFrame({'prediction': np.asarray(x) * 2}, index=[5, 6, 7])",
-        "pl.Series([v * 2 for v in x.to_pylist()])",
-        "pl.DataFrame({'prediction': [v * 2 for v in x.to_pylist()]})",
         "pa.array([v * 2 for v in x.to_pylist()])",
         "pa.chunked_array([[2.0], [5.0, -6.0]])",
         "pa.table({'prediction': pa.chunked_array([[2.0], [5.0, -6.0]])})",
@@ -124,7 +116,6 @@ def test_anything_that_is_a_column(write: Write, expression: str) -> None:
         ("np.zeros(3, complex)", "no column of values"),
         ("object()", "no column of values"),
         ("{'a': [1, 2, 3], 'b': [1, 2, 3]}", "columns a, b; expected prediction"),
-        ("pd.DataFrame({'score': [1, 2, 3]})", "columns score; expected prediction"),
         ("{}", "columns none; expected prediction"),
     ],
 )
@@ -299,10 +290,3 @@ def test_exceptions_of_the_class_rise_as_they_are(write: Write) -> None:
     model = returning(write, "1 / 0")
     with pytest.raises(ZeroDivisionError):
         model.predict(ROWS)
-
-
-def test_frames_with_numbers_for_names() -> None:
-    assert list(columns_of(pd.DataFrame([[1, 2]]), ("p",))) == ["0", "1"]
-    assert columns_of(pl.DataFrame({"p": [True]}), ("p",))["p"].to_pylist() == [True]
-    assert fitted({"p": pa.array([], pa.null())}, {"p": pa.float64()}, 0).num_rows == 0
-    assert columns_of(np.array([1, 2], ">i4"), ("p",))["p"].to_pylist() == [1, 2]

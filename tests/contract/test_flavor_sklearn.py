@@ -37,7 +37,7 @@ from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
 from tests.contract import sklearn_models as models
-from tidemill.domain.errors import InvalidSpec, ModelUnusable, NotTrusted, SchemaMismatch
+from tidemill.domain.errors import InvalidSpec, ModelUnusable, NotTrusted
 from tidemill.flavors.options import PredictOptions
 from tidemill.flavors.sklearn import SklearnFlavor
 from tidemill.flavors.sklearn_model import ScikitModel
@@ -253,11 +253,9 @@ def test_columns_can_be_renamed_by_position() -> None:
     assert bits(own.predict(rows)) == bits(wanted)
 
 
-def test_names_must_come_from_somewhere() -> None:
+def test_without_names_columns_are_taken_by_position() -> None:
     estimator = LogisticRegression().fit(matrix(), models.labels())
-    with pytest.raises(SchemaMismatch, match=r"names of its 2 input column") as caught:
-        model(estimator)
-    assert "--features" in str(caught.value.remedy)
+    assert (model(estimator).info.positional, model(estimator, features=["a", "b"]).info.positional) == (2, 0)
     with pytest.raises(InvalidSpec, match="names 3"):
         model(estimator, features=["a", "b", "c"])
 
@@ -265,6 +263,7 @@ def test_names_must_come_from_somewhere() -> None:
 def test_text_is_one_column_of_strings() -> None:
     texts = ["good movie", "bad film", "good film", "awful movie"] * 5
     fitted = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, ["+", "-", "+", "-"] * 5)
+    assert model(fitted).info.positional == 1
     own = model(fitted, features="review")
     assert [(each.name, each.type) for each in own.info.inputs] == [("review", "string")]
     rows = pa.RecordBatch.from_pydict({"review": ["good", None, "awful awful", ""]})
@@ -273,8 +272,6 @@ def test_text_is_one_column_of_strings() -> None:
     assert "'review' is missing" in found.row_errors[1]
     wanted = fitted.predict_proba(["good", "awful awful", ""])[:, 1].tolist()
     assert [found.columns.column(1)[row].as_py() for row in (0, 2, 3)] == wanted
-    with pytest.raises(SchemaMismatch, match="--features"):
-        model(fitted)
 
 
 def test_rows_that_the_estimator_refuses_are_named_and_the_others_scored_without_them() -> None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,92 +17,34 @@ import pyarrow as pa
 import pytest
 import torch
 
+from tests.contract.transformers_folders import (
+    LIMIT,
+    TEXTS,
+    WORDS,
+    Make,
+    batch,
+    changed,
+    load,
+    maker,
+    sentence_folder,
+    tokenizer,
+)
 from tidemill.domain.errors import InvalidSpec, MissingExtra, ModelUnusable
 from tidemill.domain.signature import Field
 from tidemill.encoders.csv import CsvEncoder
 from tidemill.flavors.transformers import TransformersFlavor
 from tidemill.flavors.transformers_text import TextEncoder
-from tidemill.ports.flavor import Model
 from tidemill.testing.flavor import Case, FlavorContract, bits
 
-WORDS = "the a tide mill grinds when water turns bad good very not is was slow fast bread stone wheel".split()
-TEXTS = ["the mill is slow", "good bread", "", "a very very good tide", "zebra !", "stone " * 60, "good bread"]
-LIMIT = 24
-Make = Callable[..., str]
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    return maker(tmp_path_factory.mktemp("transformers"))
 
 
 def texts(count: int = 70) -> list[str]:
     random = np.random.default_rng(5)
     return [" ".join(random.choice(WORDS, random.integers(1, 12))) for _ in range(count)]
-
-
-@cache
-def tokenizer() -> Any:
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    vocabulary = {word: number for number, word in enumerate([*special, *WORDS])}
-    tokens = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokens.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokens.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokens, model_max_length=LIMIT, **names)
-
-
-def network(kind: str, **config: Any) -> Any:
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    torch.manual_seed(2)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    settings = transformers.BertConfig(
-        vocab_size=4 + len(WORDS), max_position_embeddings=40, initializer_range=0.8, **sizes, **config
-    )
-    return getattr(transformers, kind)(settings).eval()
-
-
-@pytest.fixture(scope="session")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Makes the folder of a network, once for each."""
-    root = tmp_path_factory.mktemp("transformers")
-
-    @cache
-    def make(kind: str, **config: Any) -> str:
-        folder = root / f"{kind}-{len(list(root.iterdir()))}"
-        labels = config.pop("labels", None)
-        if labels:
-            config |= {"id2label": dict(enumerate(labels)), "label2id": {name: n for n, name in enumerate(labels)}}
-        network(kind, **config).save_pretrained(folder)
-        tokenizer().save_pretrained(folder)
-        return str(folder)
-
-    return make
-
-
-def changed(path: str, target: Path, **files: Any) -> str:
-    """A copy of a folder with some JSON files written anew; None takes a file away."""
-    shutil.copytree(path, target)
-    for name, content in files.items():
-        place = target / name.replace("__", "/").replace("_json", ".json")
-        place.parent.mkdir(exist_ok=True)
-        place.unlink() if content is None else place.write_text(json.dumps(content))
-    return str(target)
-
-
-def sentence_folder(path: str, target: Path, pooling: Any, *, normalized: bool = True, **files: Any) -> str:
-    kinds = [("sentence_transformers.models.Transformer", ""), ("sentence_transformers.models.Pooling", "1_Pooling")]
-    kinds += [("sentence_transformers.models.Normalize", "2_Normalize")] if normalized else []
-    modules = [{"idx": n, "name": str(n), "path": folder, "type": kind} for n, (kind, folder) in enumerate(kinds)]
-    return changed(path, target, modules_json=modules, **{"1_Pooling__config_json": pooling}, **files)
-
-
-def batch(values: Sequence[str | None], name: str = "text") -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([pa.array(values, pa.string())], names=[name])
-
-
-def load(path: str, **options: Any) -> Model:
-    return TransformersFlavor().load(path, options)
 
 
 def own(path: str, kind: str, values: Sequence[str]) -> Any:
@@ -154,56 +94,6 @@ def test_embeddings_are_the_mean_of_the_tokens(saved: Make, tmp_path: Path) -> N
     assert (refused.column, "Parquet" in refused.remedy) == ("embedding", True)
     with pytest.raises(InvalidSpec, match="embeddings has no probabilities"):
         load(path, probabilities=True)
-
-
-@pytest.mark.parametrize(
-    "pooling, width",
-    [
-        ({"pooling_mode": "cls"}, 16),
-        ({"pooling_mode": ["max", "mean_sqrt_len_tokens"]}, 32),
-        ({"pooling_mode_cls_token": True, "pooling_mode_lasttoken": True}, 32),
-        ({}, 16),
-    ],
-)
-def test_poolings_are_those_of_sentence_transformers(
-    saved: Make, tmp_path: Path, pooling: dict[str, Any], width: int
-) -> None:
-    from sentence_transformers import SentenceTransformer
-
-    said = {"word_embedding_dimension": 16, **pooling}
-    path = sentence_folder(saved("BertModel"), tmp_path / "m", said, normalized=False)
-    wanted = SentenceTransformer(path, device="cpu", local_files_only=True).encode(TEXTS)
-    found = load(path).predict(batch(TEXTS)).columns.column(0)
-    assert wanted.shape == (len(TEXTS), width)
-    assert np.allclose(found.to_pylist(), wanted, atol=1e-6)
-
-
-def test_a_dense_layer_over_the_embedding(saved: Make, tmp_path: Path) -> None:
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
-
-    torch.manual_seed(7)
-    modules = [
-        Transformer(saved("BertModel")),
-        Pooling(16, "mean"),
-        Dense(16, 5),
-        Normalize(),
-    ]
-    whole = SentenceTransformer(modules=modules, device="cpu")
-    path = str(tmp_path / "m")
-    whole.save(path)
-    found = load(path).predict(batch(TEXTS)).columns.column(0)
-    assert found.type == pa.list_(pa.float32(), 5)
-    assert np.allclose(found.to_pylist(), whole.encode(TEXTS), atol=1e-6)
-    (folder,) = Path(path).glob("*_Dense")
-    weights = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(weights[:40])
-    with pytest.raises(ModelUnusable, match=r"Dense/model\.safetensors cannot be loaded"):
-        load(path)
-    said = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(said | {"activation_function": "evil.Activation"}))
-    with pytest.raises(ModelUnusable, match=r"activation evil\.Activation"):
-        load(path)
 
 
 def test_without_the_libraries_it_says_what_to_install(saved: Make, monkeypatch: pytest.MonkeyPatch) -> None:

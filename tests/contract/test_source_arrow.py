@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.ipc
@@ -100,16 +99,6 @@ def test_dictionaries_that_grow_and_change_within_a_stream(tmp_path: Path) -> No
         found = collect(source.read(part, ["d"], {}, 2), start, len(whole))
         assert found.table["d"].to_pylist() == whole[start:]
         assert pa.types.is_dictionary(found.table.schema.field("d").type)
-
-
-def test_feather_of_pandas_and_polars(tmp_path: Path) -> None:
-    table = pa.table({"a": [1, 2, None], "s": ["x", None, "y"]})
-    pyarrow.feather.write_feather(table, str(tmp_path / "a.feather"))
-    assert read(tmp_path / "a.feather").equals(table)
-    frame = pl.DataFrame({"a": [1, 2, None], "s": ["x", None, "a text longer than twelve bytes"]})
-    frame.write_ipc(tmp_path / "p.arrow", compression="zstd")
-    found = read(tmp_path / "p.arrow")
-    assert found.to_pydict() == frame.to_dict(as_series=False)
 
 
 def test_values_do_not_point_into_the_file(tmp_path: Path) -> None:

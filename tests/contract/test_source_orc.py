@@ -45,6 +45,12 @@ class TestOrc(SourceContract):
         write(path, table, compression="uncompressed")
 
 
+def values(table: pa.Table) -> str:
+    """As text, since NaN is not equal to itself. Moments are counted: those in nanoseconds have no object in Python."""
+    counted = [each.cast(pa.int64()) if pa.types.is_timestamp(each.type) else each for each in table.columns]
+    return repr([each.to_pylist() for each in counted])
+
+
 def test_every_type_comes_as_pyarrow_reads_it(tmp_path: Path) -> None:
     written = 0
     for number, (kind, array) in enumerate(MATRIX.items()):
@@ -57,7 +63,7 @@ def test_every_type_comes_as_pyarrow_reads_it(tmp_path: Path) -> None:
         expected = orc.read_table(path)
         found = read(path, batch_rows=1)
         assert found.schema == expected.schema, kind
-        assert repr(found.to_pylist()) == repr(expected.to_pylist()), kind
+        assert values(found) == values(expected), kind
     assert written >= 25
 
 

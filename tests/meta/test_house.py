@@ -75,8 +75,10 @@ def test_lock_has_every_declared_dependency() -> None:
     lock = (ROOT / "requirements" / "test.lock").read_text(encoding="utf-8")
     locked = {_normal(line.partition("==")[0]) for line in lock.splitlines()}
     project = PYPROJECT["project"]
-    lists = [project["dependencies"], *project["optional-dependencies"].values(), PYPROJECT["dependency-groups"]["dev"]]
-    declared = {_normal(re.split(r"[\[<>=!~; ]", line)[0]) for each in lists for line in each}
+    groups = PYPROJECT["dependency-groups"].values()
+    lists = [project["dependencies"], *project["optional-dependencies"].values(), *groups]
+    lines = [line for each in lists for line in each if isinstance(line, str)]
+    declared = {_normal(re.split(r"[\[<>=!~; ]", line)[0]) for line in lines}
     assert declared - locked - {"tidemill"} == set()
 
 

@@ -75,8 +75,8 @@ COLUMNS = pa.table(
 
 @pytest.mark.parametrize(
     ("form", "options"),
-    [("parquet", {}), ("arrow", {}), ("orc", {}), ("csv", {}), ("jsonl", {}), ("csv", {"compression": "gzip"}),
-     ("jsonl", {"compression": "zstd"})],
+    [("parquet", {}), ("arrow", {}), ("orc", {}), ("avro", {}), ("csv", {}), ("jsonl", {}),
+     ("csv", {"compression": "gzip"}), ("jsonl", {"compression": "zstd"})],
 )  # fmt: skip
 def test_published_files_come_back_as_they_were(form: str, options: dict[str, str], tmp_path: Path) -> None:
     encoder = registry.encoders.get(form)(options)

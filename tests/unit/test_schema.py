@@ -30,9 +30,17 @@ def resolve(
     typed: bool = True,
     loose: bool = False,
     takes_text: bool = False,
+    positional: int = 0,
     **spec: Any,
 ) -> Columns:
-    info = ModelInfo(flavor="python", inputs=inputs, outputs=OUT, takes_all=not inputs, takes_text=takes_text)
+    info = ModelInfo(
+        flavor="python",
+        inputs=inputs,
+        outputs=OUT,
+        takes_all=not inputs,
+        takes_text=takes_text,
+        positional=positional,
+    )
     words = JobSpec.model_validate({"model": "m", "input": {"path": "in"}, **spec})
     collected = InputSchema(info, words, ParquetSource if typed else JsonlSource if loose else CsvSource)
     for number, fields in enumerate(schemas):
@@ -140,6 +148,28 @@ def test_a_model_that_takes_all() -> None:
     fields = {"id": pa.int64(), "a": pa.float64(), "b": pa.float64()}
     assert [f.name for f in resolve(fields, inputs=(), id=["id"]).inputs] == ["a", "b"]
     assert [f.name for f in resolve(fields, inputs=(), features=["b"]).inputs] == ["b"]
+
+
+def test_columns_by_position() -> None:
+    fields = {"id": pa.int64(), "a": pa.int64(), "b": pa.float64()}
+    made_up = (Field(name="column_0", type="double"), Field(name="column_1", type="double"))
+    found = resolve(fields, inputs=made_up, positional=2, id=["id"])
+    assert found.inputs == (Field(name="a", type="double"), Field(name="b", type="double"))
+    assert found.kept.names == ["id"]
+    assert "it takes a, b, in this order" in found.warnings[0]
+    assert resolve(fields, inputs=made_up, positional=2, keep=["id"]).inputs == found.inputs
+    message = refusal(fields, inputs=made_up, positional=2)
+    assert "its 2 input column(s), and the input has 3: id, a, b." in message
+    assert "is missing in 1 of 2 files" in refusal(
+        fields, {"id": pa.int64(), "a": pa.int64()}, inputs=made_up, positional=2, id=["id"], keep="none"
+    )
+
+
+def test_a_row_of_numbers_by_position_may_be_a_list() -> None:
+    lists = {"id": pa.int64(), "image": pa.list_(pa.float32())}
+    assert [f.name for f in resolve(lists, inputs=(), positional=64, id=["id"]).inputs] == ["image"]
+    assert "its 64 input" in refusal({"image": pa.float32()}, inputs=(), positional=64)
+    assert "its 2 input" in refusal({"image": lists["image"]}, inputs=(X, X), positional=2)
 
 
 def test_a_model_that_takes_the_only_column_of_text() -> None:

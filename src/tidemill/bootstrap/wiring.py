@@ -56,7 +56,7 @@ JOB_PRELOAD = (
 )
 """What the children of a job need as well; those that answer a question start sooner without."""
 
-SUFFIXES = {"parquet": ".parquet", "csv": ".csv", "jsonl": ".jsonl", "arrow": ".arrow", "orc": ".orc"}
+SUFFIXES = {"parquet": ".parquet", "csv": ".csv", "jsonl": ".jsonl", "arrow": ".arrow", "orc": ".orc", "avro": ".avro"}
 COMPRESSION_SUFFIXES = {"gzip": ".gz", "zstd": ".zst"}
 
 

@@ -49,6 +49,7 @@ READERS = {
         'pandas.read_orc("{path}")',
         'pyarrow.dataset.dataset("{path}", format="orc").to_table()',
     ),
+    "avro": ('[row for part in sorted(glob.glob("{glob}")) for row in fastavro.reader(open(part, "rb"))]',),
     "arrow": (
         'pandas.read_feather("{path}")',
         'polars.read_ipc("{path}")',

@@ -35,7 +35,8 @@ def _words(
     model: Model,
     inputs: Inputs = None,
     out: Annotated[
-        str | None, typer.Option("--output", "-o", help="Folder, or file (.parquet .csv .jsonl .arrow; .gz .zst).")
+        str | None,
+        typer.Option("--output", "-o", help="Folder, or file (.parquet .csv .jsonl .arrow .orc .avro; .gz .zst)."),
     ] = None,
     id: Annotated[
         str | None, typer.Option(help="Columns that identify a row, kept first. COL,COL", metavar="COLS")

@@ -49,6 +49,9 @@ class ModelInfo:
     classes: tuple[str | int | float | bool, ...] | None = None
     positive_class: str | int | float | bool | None = None
     takes_all: bool = False
+    positional: int = 0
+    """How many columns the model takes by position, since it knows no names for them: those of `inputs` are made
+    up then. With `takes_all` so many columns, or a single one of lists."""
     takes_text: bool = False
     """With `takes_all`: of all columns the one that holds text."""
     layout: Layout = "processes"

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -281,7 +281,7 @@ class _Planner:
         assert self.spec.output is not None
         name, options = self.spec.output.format, dict(self.spec.output.options)
         encoder = registry.encoders.get(name)(options)
-        check_writable(encoder, columns.predictions)
+        check_writable(encoder, columns.predictions, [field.name for field in self.info.outputs])
         rejected = _rejected_schema(encoder, columns.read)
         return {"format": name, "options": options, "rejected": rejected}
 
@@ -300,12 +300,15 @@ def _chain(first: InputFile, rest: Iterator[InputFile]) -> Iterator[InputFile]:
     yield from rest
 
 
-def check_writable(encoder: Encoder, schema: pa.Schema) -> None:
-    """Raises UnsupportedType naming the columns that the output format cannot hold unchanged."""
+def check_writable(encoder: Encoder, schema: pa.Schema, written: Collection[str] = ()) -> None:
+    """Raises UnsupportedType naming the columns that the output format cannot hold unchanged. `written` are those
+    that the model writes: they cannot be left out."""
     bad = encoder.unwritable(schema)
     if bad:
+        own = [column.column for column in bad if column.column in written]
+        remedy = f"Choose Parquet or Arrow as output: the model writes {', '.join(own[:5])}." if own else bad[0].remedy
         listed = "; ".join(f"{column.column} ({column.type})" for column in bad[:5])
-        raise UnsupportedType(f"{encoder.name} cannot hold these columns unchanged: {listed}.", remedy=bad[0].remedy)
+        raise UnsupportedType(f"{encoder.name} cannot hold these columns unchanged: {listed}.", remedy=remedy)
 
 
 def _rejected_schema(encoder: Encoder, read: pa.Schema) -> pa.Schema:

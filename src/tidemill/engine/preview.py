@@ -50,15 +50,19 @@ def preview(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     facts = source.examine(first, infer=schema.needs_inference)
     schema.add(first, facts)
     columns = schema.resolve()
+    if model.info.positional:
+        model.close()
+        model = models.load(request["model"], {**options, "features": [field.name for field in columns.inputs]})
     if spec.output is not None:
-        check_writable(registry.encoders.get(spec.output.format)(spec.output.options), columns.predictions)
+        encoder = registry.encoders.get(spec.output.format)(spec.output.options)
+        check_writable(encoder, columns.predictions, [field.name for field in model.info.outputs])
     files, size = 1, first.size_bytes
     for file in listed:
         files, size = files + 1, size + file.size_bytes
     seen = _Sample(model, source, first, facts, columns).predict()
     rows = facts.rows * size / max(first.size_bytes, 1)
     return {
-        "model": model.info.to_json(),
+        "model": replace(model.info, notes=columns.warnings).to_json(),
         "source": name,
         "files": files,
         "bytes": size,

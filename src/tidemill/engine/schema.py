@@ -50,6 +50,8 @@ class InputSchema:
         self._absent: dict[str, list[str]] = {}
         """Column -> a few files that lack it."""
         self._absent_files: dict[str, int] = {}
+        self._required: set[str] = set()
+        """The features that must be there, once they are known."""
         self._retyped: dict[str, str] = {}
         """Column -> how its types differ, for people."""
 
@@ -114,6 +116,7 @@ class InputSchema:
         partitions = self._source.partitions
         self._fields |= {name: type_of(kind) for name, kind in partitions.items() if name in self._fields}
         features = self._features()
+        self._required = {field.name for field in features if not field.optional} if self._is_fixed else set()
         inputs = tuple(self._settled(field) for field in features if not self._left_out(field))
         problems = [*self._missing(features), *self._mistyped(inputs)]
         kept = self._kept([field.name for field in inputs])
@@ -136,10 +139,44 @@ class InputSchema:
             inputs=inputs,
             predictions=self._predictions(kept_schema),
             source_types=source_types,
-            warnings=self.info.notes,
+            warnings=(*self.info.notes, *self._position_notes(features)),
+        )
+
+    @property
+    def _by_position(self) -> bool:
+        """Whether the model takes the input's columns in their order: it does not find names that it made up."""
+        made_up = [field.name for field in self.info.inputs]
+        return self.info.positional > 0 and not (made_up and set(made_up) <= set(self._fields))
+
+    @property
+    def _is_fixed(self) -> bool:
+        return not self.info.takes_all or self.info.positional > 0
+
+    def _position_notes(self, features: Sequence[Field]) -> tuple[str, ...]:
+        if not self._by_position:
+            return ()
+        taken = _some([field.name for field in features])
+        return (f"the model knows no names of columns: it takes {taken}, in this order; --features says others",)
+
+    def _positional(self) -> tuple[Field, ...]:
+        """The input's columns in their order, without those that only stand beside them."""
+        wanted = self.info.positional
+        beside = {*self.spec.id, *self._source.partitions}
+        kept = self.spec.keep if isinstance(self.spec.keep, list) else ()
+        free = [name for name in self._fields if name not in beside]
+        for names in (free, [name for name in free if name not in kept]):
+            if len(names) == wanted or (self.info.takes_all and len(names) == 1 and _is_list(self._fields[names[0]])):
+                named = self.info.inputs or tuple(Field(name=name) for name in names)
+                return tuple(replace(field, name=name) for field, name in zip(named, names, strict=True))
+        raise SchemaMismatch(
+            f"The model does not know the names of its {wanted} input column(s), and the input has"
+            f" {len(free)}{' beside those of --id' if self.spec.id else ''}: {_some(free)}.",
+            remedy="Name them in the order it was trained with: --features a,b,c.",
         )
 
     def _features(self) -> tuple[Field, ...]:
+        if self._by_position:
+            return self._positional()
         if not self.info.takes_all:
             return self.info.inputs
         names = self.spec.features or [name for name in self._fields if name not in self.spec.id]
@@ -202,7 +239,7 @@ class InputSchema:
         return absent + [f"Column {name!r} is {how}." for name, how in self._retyped.items() if name in names]
 
     def _missing_matters(self, name: str) -> bool:
-        return self.fixed_columns or name in {field.name for field in self.info.inputs if not field.optional}
+        return self.fixed_columns or name in self._required
 
     def _kept(self, features: Sequence[str]) -> list[str]:
         keep, ids = self.spec.keep, list(self.spec.id)
@@ -272,6 +309,14 @@ class InputSchema:
                 remedy="Leave it out with --keep, or rename it in the input.",
             )
         return pa.schema([*kept, *outputs])
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
 def _accepted(found: pa.DataType, field: Field) -> bool:

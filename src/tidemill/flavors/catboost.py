@@ -93,8 +93,11 @@ class CatBoostModel(Model):
         self._categorical = frozenset(self._model.get_cat_feature_indices())
         self._texts = frozenset(self._model.get_text_feature_indices())
         self._own_names = tuple(self._model.feature_names_)
-        unnamed = self._own_names == tuple(map(str, range(len(self._own_names))))
-        self._names = column_names(() if unnamed else self._own_names, options.features, len(self._own_names))
+        count = len(self._own_names)
+        unnamed = self._own_names == tuple(map(str, range(count)))
+        known = () if unnamed else self._own_names
+        called = column_names(known, options.features, count, made_up=self._own_names)
+        self._names, self._positional = called.names, called.positional
         metadata = self._model.get_metadata()
         self._loss = _loss(metadata)
         self._threshold = float(metadata[_THRESHOLD]) if _THRESHOLD in set(metadata.keys()) else 0.5
@@ -130,6 +133,7 @@ class CatBoostModel(Model):
             flavor="catboost",
             inputs=tuple(Field(name=name, type=self._type(position)) for position, name in enumerate(self._names)),
             outputs=self._rule.outputs,
+            positional=self._positional,
             task=self._rule.task,
             classes=self._rule.labels,
             positive_class=self._rule.positive,

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from tidemill.domain.errors import InvalidSpec, SchemaMismatch
+from tidemill.domain.errors import InvalidSpec
 
 
-def column_names(known: Sequence[str], wanted: Sequence[str], count: int) -> tuple[str, ...]:
+@dataclass(frozen=True, kw_only=True)
+class Names:
+    """Of a model's input columns, in its order."""
+
+    names: tuple[str, ...]
+    positional: int = 0
+    """How many there are, if nobody knows what they are called and the names are made up (`ModelInfo.positional`)."""
+
+
+def column_names(known: Sequence[str], wanted: Sequence[str], count: int, made_up: Sequence[str] = ()) -> Names:
     """The names of the `count` input columns, in the model's order.
 
     `known` are the names that the model remembers (empty if it does not), `wanted` those that the user
-    gave: they stand for the model's columns by position, also where it calls them something else.
-    Raises SchemaMismatch when nobody knows, InvalidSpec when the two contradict each other.
+    gave: they stand for the model's columns by position, also where it calls them something else. `made_up` are
+    those that the library invented for a model trained without.
+    Raises InvalidSpec when names and count, or the two, contradict each other.
     """
     if not wanted:
-        if not known and count:
-            raise SchemaMismatch(
-                f"The model does not know the names of its {count} input column(s).",
-                remedy="Name them in the order it was trained with: --features a,b,c.",
-            )
-        return tuple(known)
+        if known or not count:
+            return Names(names=tuple(known))
+        return Names(names=tuple(made_up or (f"column_{n}" for n in range(count))), positional=count)
     if len(wanted) != count:
         raise InvalidSpec(
             f"features names {len(wanted)} column(s) but the model takes {count}.",
@@ -31,7 +39,7 @@ def column_names(known: Sequence[str], wanted: Sequence[str], count: int) -> tup
             "features has the model's own names in another order.",
             remedy="Leave features out: the model knows its order.",
         )
-    return tuple(wanted)
+    return Names(names=tuple(wanted))
 
 
 def _some(names: Sequence[str]) -> str:

@@ -65,7 +65,10 @@ class LightGBMModel(Model):
             position: Categories(said.features[position], categories)
             for position, categories in lightgbm_text.assign_categories(said, columns).items()
         }
-        self._names = column_names(said.features, options.features, len(said.features))
+        unnamed = all(_UNNAMED.fullmatch(name) for name in said.features)
+        known = () if unnamed else said.features
+        called = column_names(known, options.features, len(said.features), made_up=said.features)
+        self._names, self._positional = called.names, called.positional
         self._rule = _rule(said, options, labels)
         self._booster = Booster(text)
         self.info = self._describe(said)
@@ -75,6 +78,7 @@ class LightGBMModel(Model):
             flavor="lightgbm",
             inputs=tuple(self._field(position) for position in range(len(self._names))),
             outputs=self._rule.outputs,
+            positional=self._positional,
             task=self._rule.task,
             classes=self._rule.labels,
             positive_class=self._rule.positive,
@@ -83,7 +87,7 @@ class LightGBMModel(Model):
             batch_rows=BATCH_ROWS,
             rows_per_chunk=SLOW_ROWS_PER_CHUNK if said.trees >= SLOW_TREES else ROWS_PER_CHUNK,
             libraries=(("lightgbm", version()),),
-            notes=(*self._rule.notes, *_input_notes(said, self._names)),
+            notes=(*self._rule.notes, *_input_notes(said)),
         )
 
     def _field(self, position: int) -> Field:
@@ -124,10 +128,6 @@ def _rule(said: lightgbm_text.BoosterText, options: PredictOptions, labels: Sequ
     return ValueRule.of(said.width, options, what=what)
 
 
-def _input_notes(said: lightgbm_text.BoosterText, names: Sequence[str]) -> tuple[str, ...]:
-    notes = []
-    if all(_UNNAMED.fullmatch(name) for name in names):
-        notes.append("trained without feature names (Column_0, ...): name the input columns with --features")
-    if said.codes_expected:
-        notes.append("the file lists no categories: categorical columns must hold the codes used in training")
-    return tuple(notes)
+def _input_notes(said: lightgbm_text.BoosterText) -> tuple[str, ...]:
+    note = "the file lists no categories: categorical columns must hold the codes used in training"
+    return (note,) if said.codes_expected else ()

@@ -26,7 +26,7 @@ from tidemill.flavors.python import loaded_libraries
 from tidemill.flavors.python_result import fitted
 from tidemill.flavors.types import type_of
 from tidemill.ports.flavor import Flavor, Model, Predicted
-from tidemill.registry import missing_extra
+from tidemill.registry import extra_of, missing_extra
 
 _BATCH_ROWS, _NETWORK_BATCH_ROWS, _ROWS_PER_CHUNK = 16_384, 1_024, 262_144
 _NETWORKS = frozenset({"mlflow.pytorch", "mlflow.tensorflow", "mlflow.keras", "mlflow.transformers"})
@@ -80,10 +80,11 @@ def _function(folder: Folder) -> Any:
         top = (exc.name or "").partition(".")[0]
         if top in _OURS:
             raise missing_extra("mlflow", exc) from exc
+        extra = extra_of(top)
+        what = f"Run: pip install 'tidemill[{extra}]'" if extra else "Install the packages its requirements.txt lists"
         raise MissingExtra(
             f"{folder.path} needs the module {exc.name!r}, which is not there.",
-            remedy="Install the packages that its requirements.txt lists; in a service, add the model with"
-            " --environment requirements.txt.",
+            remedy=f"{what}; in a service, add the model with --environment requirements.txt.",
         ) from exc
     except Exception as exc:
         raise ModelUnusable(
@@ -98,13 +99,14 @@ class MlflowModel(Model):
     def __init__(self, folder: Folder, function: Any, options: PredictOptions) -> None:
         self._function, self._params = function, dict(options.extra) or None
         columns = _single_columns(folder) or _remembered(function)
-        fields, self._columns = _feed(folder.path, columns, options.features)
+        fields, self._columns, positional = _feed(columns, options.features)
         self._outputs, notes = self._learn(folder, fields)
         self.info = ModelInfo(
             flavor="mlflow",
             inputs=fields,
             outputs=tuple(Field(name=name, type=str(kind)) for name, kind in self._outputs.items()),
             takes_all=not fields,
+            positional=positional,
             batch_rows=_NETWORK_BATCH_ROWS if folder.function.get("loader_module") in _NETWORKS else _BATCH_ROWS,
             rows_per_chunk=_ROWS_PER_CHUNK,
             libraries=(("mlflow-skinny", _version()), *loaded_libraries()),
@@ -218,22 +220,24 @@ def _remembered(function: Any) -> list[Column]:
     return []
 
 
-def _feed(path: str, columns: Sequence[Column], wanted: tuple[str, ...]) -> tuple[tuple[Field, ...], dict[str, Column]]:
-    """The job's fields, and by the name of each what it is to the model."""
+def _feed(columns: Sequence[Column], wanted: tuple[str, ...]) -> tuple[tuple[Field, ...], dict[str, Column], int]:
+    """The job's fields, by the name of each what it is to the model, and how many are taken by position."""
     if not columns:
-        return tuple(Field(name=name) for name in wanted), {}
+        return tuple(Field(name=name) for name in wanted), {}, 0
     names = [column.name for column in columns]
     known = [name for name in names if name] if all(names) else []
+    positional = 0
     required = {column.name for column in columns if column.required}
     if known and wanted and required <= set(wanted) <= set(known):
         chosen = {column.name or "": column for column in columns if column.name in wanted}
     else:
-        chosen = dict(zip(column_names(known, wanted, len(columns)), columns, strict=True))
+        called = column_names(known, wanted, len(columns))
+        chosen, positional = dict(zip(called.names, columns, strict=True)), called.positional
     fields = tuple(
         Field(name=name, type=_fed_type(column), accepts=_fed_accepts(column), optional=not column.required)
         for name, column in chosen.items()
     )
-    return fields, chosen
+    return fields, chosen, positional
 
 
 def _is_single(column: Column) -> bool:

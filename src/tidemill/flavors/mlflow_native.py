@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tidemill import registry
-from tidemill.domain.errors import ModelUnusable, NotTrusted, SchemaMismatch
+from tidemill.domain.errors import ModelUnusable, NotTrusted
 from tidemill.domain.signature import Field, ModelInfo
 from tidemill.flavors import mlflow_folder
 from tidemill.flavors.options import PredictOptions
@@ -74,16 +74,11 @@ def _loaded(kind: type[Flavor], file: str, options: Mapping[str, Any], names: tu
     """The model, with the signature's names for its columns if it knows none of its own."""
     if PredictOptions.of(options).features:
         return kind().load(file, options)
-    try:
-        model = kind().load(file, options)
-    except SchemaMismatch:
-        if not names:
-            raise
-    else:
-        own = {field.name for field in model.info.inputs}
-        if own & set(names) or len(own) != len(names):
-            return model
-        model.close()
+    model = kind().load(file, options)
+    own = {field.name for field in model.info.inputs}
+    if own & set(names) or len(own) != len(names):
+        return model
+    model.close()
     return kind().load(file, {**options, "features": names})
 
 

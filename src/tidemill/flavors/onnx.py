@@ -133,7 +133,7 @@ class OnnxModel(Model):
         options.refuse_extra("onnx")
         self._session = session
         self._inputs = [_Input.of(path, each) for each in session.get_inputs()]
-        self._fields = self._columns(options)
+        self._fields, positional = self._columns(options)
         sample = self._sample(path, skeleton.labels)
         self._outputs: Outputs = outputs_of(path, sample, skeleton.labels, options)
         rule = self._outputs.rule
@@ -141,6 +141,7 @@ class OnnxModel(Model):
             flavor="onnx",
             inputs=self._fields,
             outputs=rule.outputs,
+            positional=positional,
             task=rule.task,
             classes=rule.labels,
             positive_class=rule.positive,
@@ -164,14 +165,16 @@ class OnnxModel(Model):
                 ) from exc
             return described
 
-    def _columns(self, options: PredictOptions) -> tuple[Field, ...]:
-        """The job's columns: one for each input of the graph, or named by the model or the user."""
+    def _columns(self, options: PredictOptions) -> tuple[tuple[Field, ...], int]:
+        """The job's columns: one for each input of the graph, or named by the model or the user; how many of them
+        are taken by position."""
         kinds = [each.type for each in self._inputs for _ in range(each.width)]
         known: Sequence[str] = [each.name for each in self._inputs]
         if len(known) == 1 or len(known) != len(kinds):
             known = self._remembered(len(kinds)) or (known if len(kinds) == 1 else [])
-        names = column_names(known, options.features, len(kinds))
-        return tuple(Field(name=name, type=kind) for name, kind in zip(names, kinds, strict=True))
+        called = column_names(known, options.features, len(kinds))
+        fields = tuple(Field(name=name, type=kind) for name, kind in zip(called.names, kinds, strict=True))
+        return fields, called.positional
 
     def _remembered(self, count: int) -> list[str]:
         """Feature names in the model's metadata, under `feature_names`: JSON, or separated by commas."""

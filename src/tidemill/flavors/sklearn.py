@@ -27,10 +27,7 @@ from tidemill.flavors.sklearn_model import ScikitModel
 from tidemill.flavors.skops_trust import load_trusted, skops_io
 from tidemill.flavors.xgboost import XGBoostModel
 from tidemill.ports.flavor import Flavor, Model
-from tidemill.registry import missing_extra
-
-_BOOSTERS = ("lightgbm", "xgboost", "catboost")
-_EXTRAS = (*_BOOSTERS, "sklearn", "joblib", "scipy", "skops", "pandas")
+from tidemill.registry import extra_of, missing_extra
 
 
 class SklearnFlavor(Flavor):
@@ -121,9 +118,9 @@ def _loaded(path: str, load: Any) -> tuple[Any, tuple[str, ...]]:
 
 
 def _missing(path: str, exc: ModuleNotFoundError) -> TidemillError:
-    top = (exc.name or "").partition(".")[0]
-    if top in _EXTRAS:
-        return missing_extra(top if top in _BOOSTERS else "sklearn", exc)
+    extra = extra_of(exc.name or "")
+    if extra is not None:
+        return missing_extra(extra, exc)
     return MissingExtra(
         f"{path} needs the module {exc.name!r}, which is not there.",
         remedy="Install the package it comes from, or run in the folder that it lies in.",

@@ -43,6 +43,8 @@ class Feed:
     form: Form
     fields: tuple[Field, ...]
     names: tuple[str, ...]
+    positional: int = 0
+    """As in `ModelInfo`."""
 
 
 def feed_of(estimator: Any, wanted: Sequence[str]) -> Feed:
@@ -51,24 +53,27 @@ def feed_of(estimator: Any, wanted: Sequence[str]) -> Feed:
     Raises SchemaMismatch when nobody knows the columns, InvalidSpec when names contradict.
     """
     if _is_text_vectorizer(_first(estimator)):
-        (name,) = column_names((), wanted, 1)
-        return Feed(form="text", fields=(Field(name=name, type="string"),), names=(name,))
+        called = column_names((), wanted, 1)
+        fields = tuple(Field(name=name, type="string") for name in called.names)
+        return Feed(form="text", fields=fields, names=called.names, positional=called.positional)
     names = tuple(str(name) for name in getattr(estimator, "feature_names_in_", ()))
     count = getattr(estimator, "n_features_in_", None)
     if names:
         types = dict(_types(estimator, names))
         used = _used(estimator, names)
-        renamed = column_names(used, wanted, len(used))
+        renamed = column_names(used, wanted, len(used)).names
         fields = tuple(Field(name=new, type=types.get(old, "any")) for new, old in zip(renamed, used, strict=True))
         return Feed(form="frame", fields=fields, names=used)
     if count is None:
         return _unknown(wanted)
     positions = tuple(str(position) for position in range(count))
     types = dict(_types(estimator, positions))
-    renamed = column_names((), wanted, count)
-    fields = tuple(Field(name=name, type=types.get(key, "any")) for name, key in zip(renamed, positions, strict=True))
+    called = column_names((), wanted, count)
+    pairs = zip(called.names, positions, strict=True)
+    fields = tuple(Field(name=name, type=types.get(key, "any")) for name, key in pairs)
     numeric = all(field.type == "double" for field in fields)
-    return Feed(form="matrix" if numeric else "objects", fields=fields, names=renamed)
+    form: Form = "matrix" if numeric else "objects"
+    return Feed(form=form, fields=fields, names=called.names, positional=called.positional)
 
 
 def _unknown(wanted: Sequence[str]) -> Feed:

@@ -106,6 +106,7 @@ class ScikitModel(Model):
         return ModelInfo(
             flavor="sklearn",
             inputs=self._feed.fields,
+            positional=self._feed.positional,
             outputs=self._rule.outputs,
             task=self._rule.task,
             classes=self._rule.labels,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -95,6 +94,7 @@ class TorchModel(Model):
             inputs=self._feed.fields,
             outputs=rule.outputs,
             takes_all=not self._feed.fields,
+            positional=self._feed.positional,
             task=rule.task,
             classes=rule.labels,
             positive_class=rule.positive,
@@ -102,17 +102,11 @@ class TorchModel(Model):
             batch_rows=BATCH_ROWS,
             rows_per_chunk=ROWS_PER_CHUNK,
             libraries=(("torch", torch.__version__),),
-            notes=(*rule.notes, *self._notes(arguments), *torch_device.notes(device)),
+            notes=(*rule.notes, *self._notes(), *torch_device.notes(device)),
         )
 
-    def _notes(self, arguments: Sequence[Argument]) -> list[str]:
+    def _notes(self) -> list[str]:
         notes = []
-        if not self._feed.fields:
-            width = prod(arguments[0].row_shape or ())
-            notes.append(
-                f"the file does not name its {width} input column(s): the input's columns are taken in their order; "
-                "--features says which"
-            )
         if self._program.most_rows is not None:
             notes.append(f"exported for {self._program.most_rows} row(s) a call: a dynamic first dimension is faster")
         return notes

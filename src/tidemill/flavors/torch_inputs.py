@@ -77,6 +77,12 @@ class Feed:
         self._path, self.arguments = path, tuple(arguments)
         self.fields = self._single(features) if len(arguments) == 1 else self._separate(features)
 
+    @property
+    def positional(self) -> int:
+        """How many columns of numbers fill a row, if they are taken by position and it is known."""
+        shape = self.arguments[0].row_shape
+        return 0 if self.fields or shape is None or -1 in shape else prod(shape)
+
     def _single(self, features: Sequence[str]) -> tuple[Field, ...]:
         (argument,) = self.arguments
         if features:
@@ -86,7 +92,7 @@ class Feed:
         return tuple(Field(name=name, type=_type(argument) if known else "any") for name in features)
 
     def _separate(self, features: Sequence[str]) -> tuple[Field, ...]:
-        names = column_names([argument.name for argument in self.arguments], features, len(self.arguments))
+        names = column_names([argument.name for argument in self.arguments], features, len(self.arguments)).names
         return tuple(
             Field(name=name, type=_type(argument) if argument.row_shape in ((), (1,)) else "any")
             for name, argument in zip(names, self.arguments, strict=True)

@@ -72,7 +72,8 @@ class XGBoostModel(Model):
         self._missing = _number(extra.pop("missing", missing))
         replace(options, extra=extra).refuse_extra("xgboost")
         self._said = said = xgboost_file.read(content, path)
-        self._names = column_names(said.names, options.features, said.features)
+        called = column_names(said.names, options.features, said.features)
+        self._names, self._positional = called.names, called.positional
         self._categories = {
             position: Categories(self._names[position], _decoded(listed, self._names[position], path))
             for position, listed in said.categories.items()
@@ -87,6 +88,7 @@ class XGBoostModel(Model):
             flavor="xgboost",
             inputs=tuple(Field(name=name, type=self._type(position)) for position, name in enumerate(self._names)),
             outputs=self._rule.outputs,
+            positional=self._positional,
             task=self._rule.task,
             classes=self._rule.labels,
             positive_class=self._rule.positive,

@@ -19,11 +19,9 @@ FILE_ENDINGS = {
     ".arrow": "arrow",
     ".feather": "arrow",
     ".orc": "orc",
+    ".avro": "avro",
 }
-NOT_WRITTEN = {
-    **dict.fromkeys((".xlsx", ".xls", ".xlsb", ".xlsm", ".ods"), "Workbooks are not written"),
-    ".avro": "Avro is not written",
-}
+WORKBOOKS = (".xlsx", ".xls", ".xlsb", ".xlsm", ".ods")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
 
@@ -35,9 +33,9 @@ def resolve(output: OutputSpec) -> OutputSpec:
     if compression:
         stem, ending = os.path.splitext(stem)
     is_folder = output.path.endswith(("/", os.sep))
-    if ending in NOT_WRITTEN and not is_folder:
+    if ending in WORKBOOKS and not is_folder:
         raise InvalidSpec(
-            f"{NOT_WRITTEN[ending]}: {output.path}.",
+            f"Workbooks are not written: {output.path}.",
             remedy="End the output in .parquet or .csv; or in / for a folder of that name, with Parquet in it.",
         )
     named = None if is_folder else FILE_ENDINGS.get(ending)

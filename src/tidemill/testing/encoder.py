@@ -213,9 +213,13 @@ class EncoderContract(ABC):
             self.write(path, data)
             self.check(path, data)
 
-    def test_names_of_columns_come_back(self, tmp_path: Path) -> None:
+    def test_names_of_columns_come_back_or_are_refused(self, tmp_path: Path) -> None:
         names = ["plain", 'quo"te', "com,ma", "ü €", "two\nlines", " padded", "a.b", "{brace}"]
         data = pa.table({name: pa.array([number]) for number, name in enumerate(names)})
+        refused = self.make().unwritable(data.schema)
+        assert all("rename" in each.remedy for each in refused)
+        data = data.drop_columns([each.column for each in refused])
+        assert "plain" in data.schema.names
         self.write(self.path(tmp_path), data)
         self.check(self.path(tmp_path), data)
 

@@ -134,6 +134,7 @@ class FlavorContract(ABC):
         assert info.libraries
         assert all(name and version for name, version in info.libraries)
         assert info.takes_all == (not info.inputs)
+        assert info.takes_all or info.positional in (0, len(info.inputs))
         if info.inputs:
             assert [each.name for each in info.inputs] == case.rows.schema.names
         assert len({each.name for each in info.outputs}) == len(info.outputs) > 0

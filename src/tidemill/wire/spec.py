@@ -23,7 +23,7 @@ from pydantic import (
 from tidemill.domain.errors import InvalidSpec
 
 Mode = Literal["error", "overwrite", "append"]
-OutputFormat = Literal["auto", "parquet", "csv", "jsonl", "arrow", "orc"]
+OutputFormat = Literal["auto", "parquet", "csv", "jsonl", "arrow", "orc", "avro"]
 InputFormat = Literal["auto", "parquet", "csv", "jsonl", "arrow", "orc", "avro", "excel"]
 
 
@@ -71,7 +71,7 @@ class OutputSpec(_Words):
     """Where predictions go."""
 
     path: str
-    """A folder, or one file if it ends in .parquet, .csv, .jsonl, .arrow or .orc (with .gz or .zst for text)."""
+    """A folder, or one file if it ends in .parquet, .csv, .jsonl, .arrow, .orc or .avro (with .gz or .zst for text)."""
     format: OutputFormat = "auto"
     mode: Mode = "error"
     options: dict[str, Any] = {}

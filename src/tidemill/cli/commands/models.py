@@ -241,6 +241,8 @@ def _print_signature(signature: Mapping[str, Any]) -> None:
         print_table(["", "column", "type", "may be null"], rows)
     if signature.get("classes"):
         data.print(f"[bold]classes  [/]{escape(', '.join(map(str, signature['classes'])))}")
+    if signature.get("positional"):
+        people.print("[yellow]note[/] it knows no names of columns: jobs take theirs in their order, or say features")
     for note in signature.get("notes", ()):
         people.print(f"[yellow]note[/] {escape(note)}")
 

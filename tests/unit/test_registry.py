@@ -1,0 +1,36 @@
+"""Members of third parties, which the tables of built-ins do not name."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from tidemill import registry
+from tidemill.domain.errors import MissingExtra, UnknownFormat
+
+
+def test_a_third_party_s_member_names_the_module_that_it_lacks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("party")
+    (folder / "party_of_three.py").write_text("import a_module_that_nobody_has\n")
+    monkeypatch.syspath_prepend(folder)
+    entry = EntryPoint(name="three", value="party_of_three:Three", group="tidemill.flavors")
+    monkeypatch.setattr(registry, "installed", lambda group: (entry,) if group == entry.group else ())
+    assert registry.flavors.names()[-1] == "three"
+    with pytest.raises(MissingExtra, match="flavor 'three' needs the module 'a_module_that_nobody_has'") as caught:
+        registry.flavors.get("three")
+    assert "tidemill[" not in str(caught.value)
+
+
+def test_nobody_s_member_is_told_with_those_that_there_are() -> None:
+    with pytest.raises(UnknownFormat, match="No source is called 'papyrus'") as caught:
+        registry.sources.get("papyrus")
+    assert "parquet" in str(caught.value.remedy)
+
+
+def test_extras_of_modules() -> None:
+    assert registry.extra_of("sklearn.tree._tree") == "sklearn"
+    assert registry.extra_of("lightgbm") == "lightgbm"
+    assert registry.extra_of("nothing.at.all") is None
