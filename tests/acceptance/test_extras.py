@@ -132,7 +132,7 @@ def test_what_the_extra_does_not_bring_cannot_be_imported(tmp_path: Path) -> Non
 
 
 def test_an_extra_that_lacks_a_package_is_found_out(tmp_path: Path) -> None:
-    (path,) = exams_of("avro")
+    path = exams_of("avro")[0]
     place = clean_environment(tmp_path, [*clean.needs_of(None), *clean.tools_of("avro")])
     done = place.run("-m", "pytest", "-q", "-p", "no:cacheprovider", *exam_in(path))
     assert done.returncode != 0
