@@ -34,6 +34,16 @@ class Field:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """What predicts in place of a model's own library."""
+
+    name: str
+    version: str
+    tolerance: float
+    """How far a number may be from the library's, relative to it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelInfo:
     """All that the engine must know of a loaded model.
 

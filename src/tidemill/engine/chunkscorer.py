@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from tidemill import registry
-from tidemill.domain.errors import TooManyRejected
+from tidemill.domain.errors import ModelUnusable, TooManyRejected
 from tidemill.domain.plan import Chunk, PlanSummary
 from tidemill.domain.receipt import Rejection
 from tidemill.engine import models, planfile
@@ -60,6 +60,11 @@ class ModelKeeper:
             self._loaded.model.close()
             self._loaded = None
         loaded = models.load(model, load_options(plan, threads))
+        if plan.kernel is not None and loaded.kernel is None:
+            raise ModelUnusable(
+                f"The job was planned to be predicted by a kernel, but here {loaded.not_accelerated}.",
+                remedy="Install the same packages on every machine, or score with --accelerate off.",
+            )
         self._loaded = _Loaded(key=key, stamp=now, model=loaded)
         return loaded
 
@@ -144,6 +149,7 @@ class ChunkScorer:
             rejected=rejected_rows(batch, chunk, bad, self.rejected_schema) if bad else None,
             bad=bad,
             split=outcome.split,
+            kernel_rows=outcome.kernel_rows,
             busy=watch.read(),
         )
 

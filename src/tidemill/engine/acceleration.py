@@ -1,0 +1,227 @@
+"""Whether a kernel predicts in place of a model's own library: only where both agree on rows of this very input.
+
+Runs in the child that plans: what is decided stands in the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tidemill import registry
+from tidemill.domain.errors import ModelUnusable
+from tidemill.domain.plan import Block, Chunk, InputFile, PlanSummary, Segment
+from tidemill.domain.signature import Kernel
+from tidemill.engine import models
+from tidemill.engine.batching import read_batches
+from tidemill.engine.modelkey import load_options
+from tidemill.engine.predicting import features_of
+from tidemill.engine.sampling import spread, thinned
+from tidemill.ports.flavor import Model
+from tidemill.ports.source import Source
+
+Wanted = Literal["auto", "off", "strict"]
+Examined = tuple[int, InputFile, tuple[Block, ...]]
+"""A file's number, the file, its blocks."""
+
+LEAST_ROWS = 100_000
+"""Below, a check costs more than a kernel saves."""
+MOST_FILES = 8
+MOST_BLOCKS = 16
+HEAD_ROWS = 2_048
+"""Of each of those blocks, spread over the input, so many rows are looked through."""
+CHECKED_ROWS = 4_096
+NULL_ROWS = 16
+"""Of each column, rows where it is null."""
+MOST_VALUES = 256
+"""Of each column of text, values that are seen to be there."""
+
+Positions = np.ndarray[Any, Any]
+
+
+class Examples:
+    """A few of the files that are planned, at even distances, remembered as they pass."""
+
+    def __init__(self) -> None:
+        self._kept: list[Examined] = []
+        self._step = 1
+        self._count = 0
+
+    def passing(self, files: Iterable[Examined]) -> Iterator[Examined]:
+        for each in files:
+            if each[2] and self._count % self._step == 0:
+                self._kept.append(each)
+                if len(self._kept) > 2 * MOST_FILES:
+                    self._kept, self._step = self._kept[::2], self._step * 2
+            self._count += bool(each[2])
+            yield each
+
+    def segments(self) -> Iterator[Segment]:
+        """The first rows of some blocks of some files."""
+        blocks = [piece for each in thinned(self._kept, MOST_FILES) for piece in _blocks(*each)]
+        for place in spread(len(blocks), MOST_BLOCKS):
+            number, file, block, first = blocks[place]
+            yield Segment(
+                file_number=number,
+                file=file,
+                row_start=first,
+                row_stop=first + min(block.rows, HEAD_ROWS),
+                block_row=first,
+                start=block.start,
+                stop=block.stop,
+            )
+
+
+def _blocks(number: int, file: InputFile, blocks: Sequence[Block]) -> Iterator[tuple[int, InputFile, Block, int]]:
+    first = 0
+    for block in blocks:
+        if block.rows:
+            yield number, file, block, first
+        first += block.rows
+
+
+def accelerated(
+    wanted: Wanted,
+    plan: PlanSummary,
+    model: Mapping[str, Any],
+    source: Source,
+    read: pa.Schema,
+    examples: Examples,
+) -> PlanSummary:
+    """The plan, with what predicts. `read` are the columns that are read.
+
+    Raises ModelUnusable if a kernel is a must and none can predict.
+    """
+    if wanted == "off" or (wanted == "auto" and plan.rows < LEAST_ROWS):
+        return plan
+    kernel, why = _decide(plan, model, source, read, examples)
+    if kernel is None and wanted == "strict":
+        raise ModelUnusable(f"The model cannot be accelerated: {why}.", remedy="Leave --accelerate strict out.")
+    decision = {"kernel": kernel, "why_not": why}
+    return replace(plan, acceleration=decision)
+
+
+def _decide(
+    plan: PlanSummary, model: Mapping[str, Any], source: Source, read: pa.Schema, examples: Examples
+) -> tuple[dict[str, Any] | None, str | None]:
+    """What is said of the kernel that predicts, or why none does."""
+    if not registry.flavors.get(model["flavor"]).accelerates:
+        return None, f"there is no kernel for models of the flavor {model['flavor']}"
+    options = load_options(plan, 1)
+    fast = models.load(model, {**options, "accelerate": True})
+    try:
+        if fast.kernel is None:
+            return None, fast.not_accelerated
+        sample = _sample(plan, source, read, examples)
+        library = models.load(model, {**options, "accelerate": False})
+        try:
+            found = compare(library, fast, fast.kernel, sample)
+        finally:
+            library.close()
+    finally:
+        fast.close()
+    if found.disagreement is not None:
+        return None, f"the kernel {fast.kernel.name} disagrees with the library: {found.disagreement}"
+    return {
+        "name": fast.kernel.name,
+        "version": fast.kernel.version,
+        "checked_rows": found.rows,
+        "largest_difference": found.largest_difference,
+    }, None
+
+
+def _sample(plan: PlanSummary, source: Source, read: pa.Schema, examples: Examples) -> pa.RecordBatch:
+    """Rows from all over the input, nulls and rare values among them, as the model gets them."""
+    inputs = tuple((field.name, field.type) for field in plan.model.inputs)
+    cast_text = source.cast_text if source.casts_text else None
+    pieces = []
+    for batch in read_batches(source, Chunk(number=0, segments=tuple(examples.segments())), plan, read):
+        features, fits, _ = features_of(batch.data, batch.numbers, inputs, cast_text)
+        pieces.append(features if fits is None else features.filter(pa.array(fits)))
+    table = pa.Table.from_batches(pieces).unify_dictionaries().combine_chunks()
+    whole = table.to_batches()[0] if table.num_rows else pieces[0]
+    return whole.take(pa.array(choose(whole, CHECKED_ROWS)))
+
+
+def choose(rows: pa.RecordBatch, most: int) -> Positions:
+    """Positions of at most so many rows, ascending: nulls and each value of text first, then at even distances."""
+    if rows.num_rows <= most:
+        return np.arange(rows.num_rows, dtype=np.int64)
+    telling: set[int] = set()
+    for column in rows.columns:
+        if column.null_count:
+            telling.update(np.flatnonzero(_bools(column.is_null()))[:NULL_ROWS].tolist())
+        if pa.types.is_dictionary(column.type) or pa.types.is_string(column.type):
+            telling.update(_first_of_each(column))
+    chosen = sorted(telling)[: most // 2]
+    others = np.setdiff1d(np.arange(rows.num_rows, dtype=np.int64), np.array(chosen, dtype=np.int64))
+    even = others[spread(len(others), most - len(chosen))]
+    return np.sort(np.concatenate([np.array(chosen, dtype=np.int64), even]))
+
+
+def _first_of_each(column: pa.Array) -> list[int]:
+    """Where each value stands for the first time, of the first few values."""
+    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    codes = np.asarray(pc.fill_null(encoded.indices.cast(pa.int64()), -1))
+    positions = np.unique(codes, return_index=True)[1]
+    return sorted(positions.tolist())[:MOST_VALUES]
+
+
+def _bools(column: pa.Array) -> np.ndarray[Any, Any]:
+    return np.asarray(column.cast(pa.int8())).astype(bool)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Of a kernel and a library on some rows."""
+
+    rows: int
+    largest_difference: float
+    """Relative, of all numbers."""
+    disagreement: str | None
+    """Where they are further apart than allowed."""
+
+
+def compare(library: Model, fast: Model, kernel: Kernel, rows: pa.RecordBatch) -> Comparison:
+    """Both predict the same rows: numbers may differ by the kernel's tolerance, all else by nothing."""
+    expected, got = library.predict(rows), fast.predict(rows)
+    largest = 0.0
+    if not got.by_kernel:
+        return _apart(rows, largest, "it did not predict")
+    if dict(expected.row_errors) != dict(got.row_errors):
+        return _apart(rows, largest, "it refuses other rows")
+    if expected.columns.schema != got.columns.schema:
+        return _apart(rows, largest, f"it gives {got.columns.schema.names}, not {expected.columns.schema.names}")
+    for name, one, other in zip(
+        expected.columns.schema.names, expected.columns.columns, got.columns.columns, strict=True
+    ):
+        if not pa.types.is_floating(one.type):
+            if not one.equals(other):
+                return _apart(rows, largest, f"{name} is not the same in all of {rows.num_rows:,} rows")
+            continue
+        differences = _differences(one, other)
+        largest = max(largest, float(differences.max(initial=0.0)))
+        if largest > kernel.tolerance:
+            apart = int((differences > kernel.tolerance).sum())
+            return _apart(
+                rows, largest, f"{name} differs by up to {largest:.1e} in {apart:,} of {rows.num_rows:,} rows"
+            )
+    return Comparison(rows=rows.num_rows, largest_difference=largest, disagreement=None)
+
+
+def _apart(rows: pa.RecordBatch, largest: float, what: str) -> Comparison:
+    return Comparison(rows=rows.num_rows, largest_difference=largest, disagreement=what)
+
+
+def _differences(one: pa.Array, other: pa.Array) -> np.ndarray[Any, Any]:
+    """How far numbers are apart, relative to the larger; infinite where only one is a number."""
+    a, b = (np.asarray(pc.fill_null(each, np.nan)).astype(np.float64) for each in (one, other))
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        apart = np.abs(a - b) / np.maximum(np.abs(a), np.abs(b))
+    return np.where(same, 0.0, np.where(np.isnan(apart), np.inf, apart))
