@@ -59,12 +59,13 @@ RANK(tidemill_rank_f4_u2, float, float, uint16_t)
 
 /* Scores: out[group * rows + i] += value of the leaf that row i ends in, tree by tree.
  *
- * Tree t belongs to group t % groups. Its tables are pairs[t] to pairs[t + 1]: `features` says of which
+ * Tree t belongs to `groups[t]`. Its tables are pairs[t] to pairs[t + 1]: `features` says of which
  * feature's ranks (features * stride), `places` where in `tables` the table begins. A table has for each word
  * of 64 leaves one mask for each rank of the feature (`ranks`), words one after the other. */
 #define SCORE(NAME, RANK, VALUE)                                                                                  \
-    EXPORT void NAME(const RANK *restrict ranked, int64_t rows, int64_t stride, int32_t trees, int32_t groups,    \
-                     const int64_t *restrict pairs, const int32_t *restrict features,                             \
+    EXPORT void NAME(const RANK *restrict ranked, int64_t rows, int64_t stride, int32_t trees,                     \
+                     const int32_t *restrict groups, const int64_t *restrict pairs,                               \
+                     const int32_t *restrict features,                                                            \
                      const int64_t *restrict places, const int32_t *restrict ranks,                               \
                      const uint64_t *restrict tables, const int64_t *restrict first_leaf,                         \
                      const int32_t *restrict words, const VALUE *restrict leaves, VALUE *restrict out) {          \
@@ -74,7 +75,7 @@ RANK(tidemill_rank_f4_u2, float, float, uint16_t)
             int count = rows - start < TREE_ROWS ? (int)(rows - start) : TREE_ROWS;                               \
             const RANK *here = ranked + start;                                                                    \
             for (int32_t t = 0; t < trees; t++) {                                                                 \
-                VALUE *restrict sums = out + (t % groups) * rows + start;                                         \
+                VALUE *restrict sums = out + groups[t] * rows + start;                                            \
                 const VALUE *restrict values = leaves + first_leaf[t];                                            \
                 for (int32_t word = 0; word < words[t]; word++) {                                                 \
                     int64_t p = pairs[t], end = pairs[t + 1];                                                     \
@@ -170,6 +171,40 @@ EXPORT int32_t tidemill_tables(int32_t nodes, const int32_t *restrict feature, c
 EXPORT void tidemill_logistic(double *restrict scores, int64_t count, double slope) {
     for (int64_t i = 0; i < count; i++)
         scores[i] = 1.0 / (1.0 + exp(-slope * scores[i]));
+}
+
+/* The same in 32 bits, as XGBoost takes it: with a floor of 1e-16, and no power that would overflow. */
+EXPORT void tidemill_logistic_f4(float *restrict scores, int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        float power = -scores[i] < 88.7f ? -scores[i] : 88.7f;
+        scores[i] = 1.0f / (expf(power) + 1.0f + 1e-16f);
+    }
+}
+
+EXPORT void tidemill_log_f4(float *restrict values, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        values[i] = logf(values[i]);
+}
+
+EXPORT void tidemill_exp_f4(float *restrict scores, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        scores[i] = expf(scores[i]);
+}
+
+/* Of `groups` sums for each row: shares of each row, in 32 bits but for their sum. */
+EXPORT void tidemill_softmax_f4(const float *restrict scores, int64_t rows, int32_t groups, float *restrict out) {
+    for (int64_t i = 0; i < rows; i++) {
+        float most = scores[i];
+        double sum = 0.0;
+        for (int32_t g = 1; g < groups; g++)
+            most = scores[g * rows + i] > most ? scores[g * rows + i] : most;
+        for (int32_t g = 0; g < groups; g++) {
+            out[i * groups + g] = expf(scores[g * rows + i] - most);
+            sum += out[i * groups + g];
+        }
+        for (int32_t g = 0; g < groups; g++)
+            out[i * groups + g] /= (float)sum;
+    }
 }
 
 EXPORT void tidemill_exp(double *restrict scores, int64_t count) {

@@ -97,7 +97,8 @@ def ensemble(blocks: Sequence[Mapping[str, str]], features: int, groups: int) ->
         )
         for part, place in zip(parts, places, strict=True)
     ]
-    return Ensemble(trees=trees, breaks=tuple(breaks), answers=answers, groups=groups)
+    of = (np.arange(len(trees)) % groups).astype(np.int32)
+    return Ensemble(trees=trees, breaks=tuple(breaks), answers=answers, groups=of, sums=groups)
 
 
 def _parts(block: Mapping[str, str]) -> dict[str, Array]:

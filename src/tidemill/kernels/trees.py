@@ -53,8 +53,10 @@ class Ensemble:
     above break r. There is one more rank for what is above all, and one for a missing value."""
     answers: Array
     """uint8: for a node, by rank of its feature, whether it sends the row to the left."""
-    groups: int
-    """Sums of a row; tree t belongs to t % groups."""
+    groups: Array
+    """int32: of each tree, which of a row's sums it belongs to."""
+    sums: int
+    """How many sums a row has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,8 @@ class Tables:
     """What the compiled library scores by."""
 
     breaks: tuple[Array, ...]
-    groups: int
+    groups: Array
+    sums: int
     pairs: Array
     features: Array
     places: Array
@@ -130,6 +133,7 @@ def compile_trees(ensemble: Ensemble, *, dtype: str) -> Tables:
     return Tables(
         breaks=ensemble.breaks,
         groups=ensemble.groups,
+        sums=ensemble.sums,
         pairs=np.array(pairs, np.int64),
         features=where,
         places=_joined(places, np.int64),
@@ -161,7 +165,7 @@ class TreeKernel:
         self._padded = tuple(_padded(each) for each in tables.breaks)
 
     def scores(self, columns: Sequence[Array], start: Array) -> Array:
-        """Sums of each row, (groups, rows): `start` (groups,) and then the leaves, tree by tree.
+        """Sums of each row, (sums, rows): `start` (sums,) and then the leaves, tree by tree.
 
         `columns` are contiguous vectors of the type of the breaks, one for each feature; NaN is missing.
         """
@@ -175,11 +179,11 @@ class TreeKernel:
                 _at(columns[feature]), ctypes.c_int64(rows), _at(padded), ctypes.c_int32(steps),
                 ctypes.c_int32(missing), _at(ranked[feature]),
             )  # fmt: skip
-        out = np.empty((tables.groups, rows), self._float)
+        out = np.empty((tables.sums, rows), self._float)
         out[:] = start[:, None]
         self._score(
             _at(ranked), ctypes.c_int64(rows), ctypes.c_int64(rows), ctypes.c_int32(len(tables.words)),
-            ctypes.c_int32(tables.groups), _at(tables.pairs), _at(tables.features), _at(tables.places),
+            _at(tables.groups), _at(tables.pairs), _at(tables.features), _at(tables.places),
             _at(tables.ranks), _at(tables.tables), _at(tables.first_leaf), _at(tables.words), _at(tables.leaves),
             _at(out),
         )  # fmt: skip
