@@ -119,7 +119,7 @@ def compile_trees(ensemble: Ensemble, *, dtype: str) -> Tables:
             _at(ensemble.answers), _at(tree.answers), _at(local), _at(ranks), ctypes.c_int32(count), _at(table),
             _at(order), _at(stack),
         )  # fmt: skip
-        if reached != len(tree.leaves):
+        if reached != len(tree.leaves) or len(np.unique(order)) != reached:
             raise NotCompilable("a tree does not reach each of its leaves once")
         features.append(used)
         places.append(size + local[used])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +17,7 @@ from tidemill.engine.careful import run_carefully
 from tidemill.engine.chunkout import Meter
 from tidemill.engine.chunkscorer import ChunkScorer, ModelKeeper
 from tidemill.ports.executor import ChunkRun
-from tidemill.wire.spec import InputSpec, JobSpec, OutputSpec, PredictSpec
+from tidemill.wire.spec import ComputeSpec, InputSpec, JobSpec, OutputSpec, PredictSpec
 
 
 @dataclass(kw_only=True)
@@ -27,6 +27,7 @@ class Engine:
     model: str
     predict: Mapping[str, Any]
     features: Sequence[str]
+    accelerate: Literal["auto", "off", "strict"] = "off"
 
     def __post_init__(self) -> None:
         self._facts = {**models.identify(self.model), "trusted": True}
@@ -64,6 +65,7 @@ class Engine:
             keep="auto",
             features=list(self.features),
             predict=PredictSpec.model_validate(dict(self.predict)),
+            compute=ComputeSpec(accelerate=self.accelerate),
         )
         request = {
             "spec": spec.model_dump(mode="json"),
