@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tidemill.domain.errors import ModelUnusable
+from tidemill.domain.errors import InvalidSpec
 from tidemill.domain.plan import Block, InputFile, PlanSummary
 from tidemill.domain.signature import Field, Kernel, ModelInfo
 from tidemill.engine import acceleration, models, planner
@@ -179,5 +179,5 @@ def test_one_wrong_leaf_is_caught(trained: tuple[str, str], tmp_path: Path, monk
     plan = planned(trained, tmp_path / "auto", "auto")
     assert plan.kernel is None
     assert "the kernel trees disagrees with the library: prediction differs by" in plan.acceleration["why_not"]
-    with pytest.raises(ModelUnusable, match="cannot be accelerated: the kernel trees disagrees"):
+    with pytest.raises(InvalidSpec, match="cannot be accelerated: the kernel trees disagrees"):
         planned(trained, tmp_path / "strict", "strict")

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidemill import registry
-from tidemill.domain.errors import ModelUnusable
+from tidemill.domain.errors import InvalidSpec
 from tidemill.domain.plan import Block, Chunk, InputFile, PlanSummary, Segment
 from tidemill.domain.signature import Kernel
 from tidemill.engine import models
@@ -95,13 +95,13 @@ def accelerated(
 ) -> PlanSummary:
     """The plan, with what predicts. `read` are the columns that are read.
 
-    Raises ModelUnusable if a kernel is a must and none can predict.
+    Raises InvalidSpec if a kernel is a must and none can predict.
     """
     if wanted == "off" or (wanted == "auto" and plan.rows < LEAST_ROWS):
         return plan
     kernel, why = _decide(plan, model, source, read, examples)
     if kernel is None and wanted == "strict":
-        raise ModelUnusable(f"The model cannot be accelerated: {why}.", remedy="Leave --accelerate strict out.")
+        raise InvalidSpec(f"The model cannot be accelerated: {why}.", remedy="Leave --accelerate strict out.")
     decision = {"kernel": kernel, "why_not": why}
     return replace(plan, acceleration=decision)
 

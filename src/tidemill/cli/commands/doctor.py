@@ -29,6 +29,7 @@ LIBRARIES = (
     "torch",
     "transformers",
     "pandas",
+    "tidemill-kernels",
 )
 
 
