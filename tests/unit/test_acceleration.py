@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,48 +11,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tidemill.domain.errors import InvalidSpec
-from tidemill.domain.plan import Block, InputFile, PlanSummary
+from tidemill.domain.plan import PlanSummary
 from tidemill.domain.signature import Field, Kernel, ModelInfo
 from tidemill.engine import acceleration, models, planner
-from tidemill.engine.acceleration import Examples, choose, compare
+from tidemill.engine.acceleration import choose, compare
 from tidemill.flavors import lightgbm_trees
 from tidemill.kernels.trees import Tables
 from tidemill.ports.flavor import Model, Predicted
 from tidemill.wire.spec import ComputeSpec, InputSpec, JobSpec, OutputSpec
 
 ROWS = 5_000
+CHECKED = 4_096
 KERNEL = Kernel(name="trees", version="1", tolerance=1e-6)
-
-
-def file(number: int) -> InputFile:
-    return InputFile(path=f"/in/{number}.parquet", size_bytes=1, mtime_ns=0)
-
-
-def examined(files: int, blocks: int, rows: int) -> Iterator[tuple[int, InputFile, tuple[Block, ...]]]:
-    for number in range(files):
-        cut = tuple(Block(rows=rows, decoded_bytes=1, start=place, stop=place + 1) for place in range(blocks))
-        yield number, file(number), cut
-
-
-@pytest.mark.parametrize(("files", "blocks"), [(1, 1), (3, 9), (1000, 1), (17, 40)])
-def test_examples_come_from_all_over_the_input(files: int, blocks: int) -> None:
-    examples = Examples()
-    assert len(list(examples.passing(examined(files, blocks, 10_000)))) == files
-    found = list(examples.segments())
-    assert 1 <= len(found) <= acceleration.MOST_BLOCKS
-    assert found[0].file_number == 0
-    assert {segment.rows for segment in found} == {acceleration.HEAD_ROWS}
-    assert len({(segment.file_number, segment.start) for segment in found}) == len(found)
-    assert max(segment.file_number for segment in found) >= files * 3 // 4 - 1
-    assert all(segment.row_start == segment.start * 10_000 == segment.block_row for segment in found)
-
-
-def test_files_without_rows_are_no_examples() -> None:
-    examples = Examples()
-    list(examples.passing([(0, file(0), ()), (1, file(1), (Block(rows=5, decoded_bytes=1, start=0, stop=1),))]))
-    (only,) = examples.segments()
-    assert (only.file_number, only.rows) == (1, 5)
 
 
 def test_nulls_and_rare_values_are_among_the_rows_that_are_chosen() -> None:
@@ -132,38 +101,37 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return str(folder / "model.txt"), str(folder / "rows.parquet")
 
 
-def planned(trained: tuple[str, str], staging: Path, accelerate: Any) -> PlanSummary:
+def decided(trained: tuple[str, str], staging: Path) -> tuple[PlanSummary, dict[str, Any]]:
+    """A plan, and what was decided of it."""
     for name in ("plan", "parts", "spool"):
         (staging / name).mkdir(parents=True)
     spec = JobSpec(
         model=trained[0],
         input=InputSpec(path=[trained[1]]),
         output=OutputSpec(path=str(staging / "scores"), format="parquet"),
-        compute=ComputeSpec(accelerate=accelerate),
+        compute=ComputeSpec(rows_per_chunk=700),
     )
-    request = {
-        "spec": spec.model_dump(mode="json"),
-        "staging": str(staging),
-        "epoch": 1,
-        "model": {**models.identify(trained[0]), "trusted": True},
-    }
-    found = planner.plan(request, lambda told: None)["plan"]
-    return PlanSummary.from_json(json.loads(json.dumps(found)))
+    model = {**models.identify(trained[0]), "trusted": True}
+    request = {"spec": spec.model_dump(mode="json"), "staging": str(staging), "epoch": 1, "model": model}
+    plan = PlanSummary.from_json(planner.plan(request, lambda told: None)["plan"])
+    asked = {"staging": str(staging), "plan_digest": plan.digest, "model": model}
+    return plan, json.loads(json.dumps(acceleration.check(asked, lambda told: None)["acceleration"]))
 
 
-def test_a_kernel_that_agrees_stands_in_the_plan(trained: tuple[str, str], tmp_path: Path) -> None:
-    plan = planned(trained, tmp_path, "strict")
-    assert plan.kernel is not None
-    assert (plan.kernel["name"], plan.kernel["checked_rows"]) == ("trees", acceleration.CHECKED_ROWS)
-    assert plan.kernel["largest_difference"] == 0
-    assert dict(plan.libraries)["tidemill-kernels"] == plan.kernel["version"]
+def test_a_kernel_that_agrees_is_chosen(trained: tuple[str, str], tmp_path: Path) -> None:
+    plan, found = decided(trained, tmp_path)
+    assert plan.model.kernel == "trees"
+    assert found["why_not"] is None
+    kernel = found["kernel"]
+    assert (kernel["name"], kernel["checked_rows"], kernel["largest_difference"]) == ("trees", CHECKED, 0)
 
 
-def test_small_jobs_and_those_that_want_none_are_not_checked(trained: tuple[str, str], tmp_path: Path) -> None:
-    for accelerate in ("auto", "off"):
-        plan = planned(trained, tmp_path / accelerate, accelerate)
-        assert (plan.kernel, plan.acceleration) == (None, {})
-        assert "tidemill-kernels" not in dict(plan.libraries)
+def test_rows_that_are_compared_come_from_all_over_the_input(trained: tuple[str, str], tmp_path: Path) -> None:
+    plan, _ = decided(trained, tmp_path)
+    heads = list(acceleration._heads(plan, tmp_path))
+    assert len(heads) == plan.chunks == 8
+    assert [head.row_start for head in heads] == [700 * number for number in range(8)]
+    assert all(1 <= head.rows <= 700 for head in heads)
 
 
 def test_one_wrong_leaf_is_caught(trained: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,9 +143,6 @@ def test_one_wrong_leaf_is_caught(trained: tuple[str, str], tmp_path: Path, monk
         return tables
 
     monkeypatch.setattr(lightgbm_trees, "compile_trees", wrong)
-    monkeypatch.setattr(acceleration, "LEAST_ROWS", 0)
-    plan = planned(trained, tmp_path / "auto", "auto")
-    assert plan.kernel is None
-    assert "the kernel trees disagrees with the library: prediction differs by" in plan.acceleration["why_not"]
-    with pytest.raises(InvalidSpec, match="cannot be accelerated: the kernel trees disagrees"):
-        planned(trained, tmp_path / "strict", "strict")
+    _, found = decided(trained, tmp_path)
+    assert found["kernel"] is None
+    assert "the kernel trees disagrees with the library: prediction differs by" in found["why_not"]

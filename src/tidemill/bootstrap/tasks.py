@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.engine import (
+    acceleration,
     assembly,
     environments,
     inputpreview,
@@ -52,6 +53,7 @@ def read_result(request: Mapping[str, Any], progress: Progress) -> dict[str, Any
 
 snapshot = planner.snapshot
 plan = planner.plan
+accelerate = acceleration.check
 assemble = assembly.assemble
 show = preview.preview
 head = preview.head

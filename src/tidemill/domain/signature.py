@@ -61,6 +61,8 @@ class ModelInfo:
     takes_all: bool = False
     takes_text: bool = False
     """With `takes_all`: of all columns the one that holds text."""
+    kernel: str | None = None
+    """The kernel that may predict in place of the library, if there is one for such models."""
     layout: Layout = "processes"
     batch_invariant: bool = False
     batch_rows: int = 65_536

@@ -1,40 +1,38 @@
 """Whether a kernel predicts in place of a model's own library: only where both agree on rows of this very input.
 
-Runs in the child that plans: what is decided stands in the plan.
+Runs in a child of its own, once a job is planned: a row that ends or holds up the process costs the kernel, not
+the job.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidemill import registry
-from tidemill.domain.errors import InvalidSpec
-from tidemill.domain.plan import Block, Chunk, InputFile, PlanSummary, Segment
+from tidemill.domain.plan import Chunk, PlanSummary, Segment
 from tidemill.domain.signature import Kernel
-from tidemill.engine import models
+from tidemill.engine import models, planfile
 from tidemill.engine.batching import read_batches
 from tidemill.engine.modelkey import load_options
+from tidemill.engine.planner import unpack_schema
 from tidemill.engine.predicting import features_of
-from tidemill.engine.sampling import spread, thinned
+from tidemill.engine.sampling import spread
 from tidemill.ports.flavor import Model
-from tidemill.ports.source import Source
 
-Wanted = Literal["auto", "off", "strict"]
-Examined = tuple[int, InputFile, tuple[Block, ...]]
-"""A file's number, the file, its blocks."""
+Progress = Callable[[dict[str, Any]], None]
 
-LEAST_ROWS = 100_000
-"""Below, a check costs more than a kernel saves."""
-MOST_FILES = 8
-MOST_BLOCKS = 16
-HEAD_ROWS = 2_048
-"""Of each of those blocks, spread over the input, so many rows are looked through."""
+MOST_CHUNKS = 16
+"""Whose first rows are looked through: so many, spread over the input."""
+LOOKED_THROUGH_ROWS = 32_768
+"""In all of them together."""
 CHECKED_ROWS = 4_096
 NULL_ROWS = 16
 """Of each column, rows where it is null."""
@@ -44,83 +42,31 @@ MOST_VALUES = 256
 Positions = np.ndarray[Any, Any]
 
 
-class Examples:
-    """A few of the files that are planned, at even distances, remembered as they pass."""
-
-    def __init__(self) -> None:
-        self._kept: list[Examined] = []
-        self._step = 1
-        self._count = 0
-
-    def passing(self, files: Iterable[Examined]) -> Iterator[Examined]:
-        for each in files:
-            if each[2] and self._count % self._step == 0:
-                self._kept.append(each)
-                if len(self._kept) > 2 * MOST_FILES:
-                    self._kept, self._step = self._kept[::2], self._step * 2
-            self._count += bool(each[2])
-            yield each
-
-    def segments(self) -> Iterator[Segment]:
-        """The first rows of some blocks of some files."""
-        blocks = [piece for each in thinned(self._kept, MOST_FILES) for piece in _blocks(*each)]
-        for place in spread(len(blocks), MOST_BLOCKS):
-            number, file, block, first = blocks[place]
-            yield Segment(
-                file_number=number,
-                file=file,
-                row_start=first,
-                row_stop=first + min(block.rows, HEAD_ROWS),
-                block_row=first,
-                start=block.start,
-                stop=block.stop,
-            )
+def check(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """Decide what predicts a planned job: {"staging", "plan_digest", "model" (with "trusted")} ->
+    {"acceleration" as in `PlanSummary`, "cpu_seconds"}. Raises Damaged, InputChanged, InputUnreadable."""
+    started = time.process_time()
+    staging = Path(request["staging"])
+    plan = planfile.read_summary(staging, request["plan_digest"])
+    kernel, why_not = _decide(plan, request["model"], staging)
+    return {
+        "acceleration": {"kernel": kernel, "why_not": why_not},
+        "cpu_seconds": time.process_time() - started,
+    }
 
 
-def _blocks(number: int, file: InputFile, blocks: Sequence[Block]) -> Iterator[tuple[int, InputFile, Block, int]]:
-    first = 0
-    for block in blocks:
-        if block.rows:
-            yield number, file, block, first
-        first += block.rows
-
-
-def accelerated(
-    wanted: Wanted,
-    plan: PlanSummary,
-    model: Mapping[str, Any],
-    source: Source,
-    read: pa.Schema,
-    examples: Examples,
-) -> PlanSummary:
-    """The plan, with what predicts. `read` are the columns that are read.
-
-    Raises InvalidSpec if a kernel is a must and none can predict.
-    """
-    if wanted == "off" or (wanted == "auto" and plan.rows < LEAST_ROWS):
-        return plan
-    kernel, why = _decide(plan, model, source, read, examples)
-    if kernel is None and wanted == "strict":
-        raise InvalidSpec(f"The model cannot be accelerated: {why}.", remedy="Leave --accelerate strict out.")
-    decision = {"kernel": kernel, "why_not": why}
-    return replace(plan, acceleration=decision)
-
-
-def _decide(
-    plan: PlanSummary, model: Mapping[str, Any], source: Source, read: pa.Schema, examples: Examples
-) -> tuple[dict[str, Any] | None, str | None]:
+def _decide(plan: PlanSummary, model: Mapping[str, Any], staging: Path) -> tuple[dict[str, Any] | None, str | None]:
     """What is said of the kernel that predicts, or why none does."""
-    if not registry.flavors.get(model["flavor"]).accelerates:
-        return None, f"there is no kernel for models of the flavor {model['flavor']}"
+    if plan.model.kernel is None:
+        return None, f"there is no kernel for models of the flavor {plan.model.flavor}"
     options = load_options(plan, 1)
     fast = models.load(model, {**options, "accelerate": True})
     try:
         if fast.kernel is None:
             return None, fast.not_accelerated
-        sample = _sample(plan, source, read, examples)
         library = models.load(model, {**options, "accelerate": False})
         try:
-            found = compare(library, fast, fast.kernel, sample)
+            found = compare(library, fast, fast.kernel, _sample(plan, staging))
         finally:
             library.close()
     finally:
@@ -135,17 +81,33 @@ def _decide(
     }, None
 
 
-def _sample(plan: PlanSummary, source: Source, read: pa.Schema, examples: Examples) -> pa.RecordBatch:
+def _sample(plan: PlanSummary, staging: Path) -> pa.RecordBatch:
     """Rows from all over the input, nulls and rare values among them, as the model gets them."""
+    source = registry.open_source()(plan.source, plan.source_options, staging / "spool", plan.partitions)
     inputs = tuple((field.name, field.type) for field in plan.model.inputs)
     cast_text = source.cast_text if source.casts_text else None
+    chunk = Chunk(number=0, segments=tuple(_heads(plan, staging)))
     pieces = []
-    for batch in read_batches(source, Chunk(number=0, segments=tuple(examples.segments())), plan, read):
+    for batch in read_batches(source, chunk, plan, unpack_schema(plan.schemas["read"])):
         features, fits, _ = features_of(batch.data, batch.numbers, inputs, cast_text)
         pieces.append(features if fits is None else features.filter(pa.array(fits)))
     table = pa.Table.from_batches(pieces).unify_dictionaries().combine_chunks()
     whole = table.to_batches()[0] if table.num_rows else pieces[0]
     return whole.take(pa.array(choose(whole, CHECKED_ROWS)))
+
+
+def _heads(plan: PlanSummary, staging: Path) -> Iterator[Segment]:
+    """The first rows of some chunks."""
+    reader = planfile.PlanReader(staging)
+    numbers = spread(plan.chunks, MOST_CHUNKS)
+    most = LOOKED_THROUGH_ROWS // len(numbers)
+    for number in numbers:
+        first = reader.chunk(number).segments[0]
+        if first.selected is None:
+            yield replace(first, row_stop=min(first.row_stop, first.row_start + most))
+        else:
+            chosen = first.selected[:most]
+            yield replace(first, selected=chosen, row_start=chosen[0], row_stop=chosen[-1] + 1)
 
 
 def choose(rows: pa.RecordBatch, most: int) -> Positions:

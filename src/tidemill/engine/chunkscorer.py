@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +83,13 @@ class ChunkScorer:
     def __init__(
         self, job: Mapping[str, Any], keeper: ModelKeeper, meter: Meter, after_call: Callable[[], None] = lambda: None
     ) -> None:
-        """job: {"staging", "plan_digest", "model", "threads", "max_rejected"}. `after_call` is called, from any
-        thread, when the model has answered. Raises Damaged, ModelUnusable, NotTrusted, MissingExtra."""
+        """job: {"staging", "plan_digest", "acceleration", "model", "threads", "max_rejected"}. `after_call` is
+        called, from any thread, when the model has answered. Raises Damaged, ModelUnusable, NotTrusted,
+        MissingExtra."""
         self.meter, self.after_call = meter, after_call
         self.staging = Path(job["staging"])
-        self.plan: PlanSummary = planfile.read_summary(self.staging, job["plan_digest"])
+        planned = planfile.read_summary(self.staging, job["plan_digest"])
+        self.plan: PlanSummary = replace(planned, acceleration=job.get("acceleration") or {})
         self.threads = int(job["threads"])
         self.max_rejected = int(job["max_rejected"])
         self.model = keeper.model_for(job["model"], self.plan, self.threads)

@@ -20,7 +20,6 @@ from tidemill.domain.partition import partitions_of
 from tidemill.domain.plan import Block, InputFile, PlanSummary
 from tidemill.domain.signature import ModelInfo
 from tidemill.engine import models, planfile
-from tidemill.engine.acceleration import Examples, accelerated
 from tidemill.engine.chunking import BYTES_PER_CHUNK, Borders, cut_chunks, cut_selected
 from tidemill.engine.fence import fenced
 from tidemill.engine.schema import Columns, InputSchema
@@ -33,7 +32,6 @@ Progress = Callable[[dict[str, Any]], None]
 
 BYTES_PER_BATCH = 64 << 20
 MAX_SINGLE_FILE_ROWS = 200_000_000
-KERNELS = "tidemill-kernels"
 REJECTED_FIELDS = (
     pa.field("_file", pa.string()),
     pa.field("_row", pa.int64()),
@@ -150,7 +148,6 @@ class _Planner:
     ) -> None:
         self.spec, self.staging, self.rejected, self.progress = spec, staging, rejected, progress
         self.model_facts = model
-        self.examples = Examples()
         self.listing = _Listing(spec.input.path, registry.suffixes_of(spec.input.format))
         self.info = known or self._load_model()
 
@@ -214,11 +211,6 @@ class _Planner:
             warnings=tuple(columns.warnings),
             selection=selection,
         )
-        wanted = self.spec.compute.accelerate
-        summary = accelerated(wanted, summary, self.model_facts, source, columns.read, self.examples)
-        if summary.kernel is not None:
-            libraries = {**dict(summary.libraries), KERNELS: summary.kernel["version"]}
-            summary = replace(summary, libraries=tuple(sorted(libraries.items())))
         return planfile.write_summary(self.staging, summary)
 
     def _write_files_and_chunks(
@@ -238,11 +230,10 @@ class _Planner:
                     total += facts.rows
                     yield number, file, facts.blocks
 
-        files = self.examples.passing(examined())
         if self.rejected is None:
-            cut = cut_chunks(files, self._borders())
+            cut = cut_chunks(examined(), self._borders())
         else:
-            cut = cut_selected(self._with_rejected(self.rejected, files), self._borders())
+            cut = cut_selected(self._with_rejected(self.rejected, examined()), self._borders())
         chunks = planfile.write_chunks(self.staging, cut, selected=self.rejected is not None)
         return total, chunks
 

@@ -31,6 +31,7 @@ SLOW_ROWS_PER_CHUNK = 32_768
 SLOW_TREES = 2_000
 """From so many trees on, 262k rows would keep a core busy for minutes."""
 
+KERNEL = "trees"
 TOLERANCE = 1e-12
 """Of a kernel's numbers: they are the library's to the bit wherever that was tried."""
 
@@ -44,7 +45,6 @@ class LightGBMFlavor(Flavor):
     """Text models of LightGBM, scored by its own library."""
 
     name: ClassVar[str] = "lightgbm"
-    accelerates: ClassVar[bool] = True
     preload: ClassVar[tuple[str, ...]] = ("tidemill.flavors.lightgbm_library",)
 
     @classmethod
@@ -84,7 +84,7 @@ class LightGBMModel(Model):
         except NotCompilable as exc:
             self.not_accelerated = str(exc)
             return None
-        self.kernel = Kernel(name="trees", version=kernels_version(), tolerance=TOLERANCE)
+        self.kernel = Kernel(name=KERNEL, version=kernels_version(), tolerance=TOLERANCE)
         return booster
 
     def _describe(self, said: lightgbm_text.BoosterText) -> ModelInfo:
@@ -93,6 +93,7 @@ class LightGBMModel(Model):
             inputs=tuple(self._field(position) for position in range(len(self._names))),
             outputs=self._rule.outputs,
             task=self._rule.task,
+            kernel=KERNEL,
             classes=self._rule.labels,
             positive_class=self._rule.positive,
             layout="threads",

@@ -39,6 +39,7 @@ SLOW_ROWS_PER_CHUNK = 32_768
 SLOW_TREES = 10_000
 """From so many trees on, 262k rows would keep a core busy for half a minute and more."""
 
+KERNEL = "trees"
 TOLERANCE = 1e-6
 """Of a kernel's 32-bit numbers, relative."""
 
@@ -52,7 +53,6 @@ class XGBoostFlavor(Flavor):
     """JSON and UBJSON models of XGBoost, scored by its own library."""
 
     name: ClassVar[str] = "xgboost"
-    accelerates: ClassVar[bool] = True
     preload: ClassVar[tuple[str, ...]] = ("tidemill.flavors.xgboost_library",)
 
     @classmethod
@@ -98,7 +98,7 @@ class XGBoostModel(Model):
         except NotCompilable as exc:
             self.not_accelerated = str(exc)
             return None
-        self.kernel = Kernel(name="trees", version=kernels_version(), tolerance=TOLERANCE)
+        self.kernel = Kernel(name=KERNEL, version=kernels_version(), tolerance=TOLERANCE)
         return booster
 
     def _describe(self) -> ModelInfo:
@@ -107,6 +107,7 @@ class XGBoostModel(Model):
             inputs=tuple(Field(name=name, type=self._type(position)) for position, name in enumerate(self._names)),
             outputs=self._rule.outputs,
             task=self._rule.task,
+            kernel=KERNEL,
             classes=self._rule.labels,
             positive_class=self._rule.positive,
             # Only trees may be asked by several threads at once.

@@ -58,8 +58,6 @@ class Flavor(ABC):
     name: ClassVar[str]
     carries_code: ClassVar[bool] = False
     """Whether loading such a file can run code: it must be trusted first."""
-    accelerates: ClassVar[bool] = False
-    """Whether there is a kernel for models of this format."""
     preload: ClassVar[tuple[str, ...]] = ()
     """Modules that the zygote imports before it forks scorers. Import only: no predict, no threads."""
 

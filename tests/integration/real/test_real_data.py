@@ -45,7 +45,7 @@ def test_predictions_are_the_library_s(
     data = DATA_SETS[name]()
     made = MAKERS[flavor](data, tmp_path)
     library = Engine(model=made.path, predict=made.predict, features=made.features)
-    kernel = replace(library, accelerate="strict")
+    kernel = replace(library, accelerate=True)
     for engine, form in product([library, kernel] if flavor in KERNELS else [library], FORMATS):
         table, receipt = engine.score(inputs(name, form), tmp_path / f"{form} {engine.accelerate}")
         assert receipt.usage.kernel_rows == (receipt.predicted if engine is kernel else 0)
