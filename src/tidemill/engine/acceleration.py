@@ -59,6 +59,8 @@ def _decide(plan: PlanSummary, model: Mapping[str, Any], staging: Path) -> tuple
     """What is said of the kernel that predicts, or why none does."""
     if plan.model.kernel is None:
         return None, f"there is no kernel for models of the flavor {plan.model.flavor}"
+    if not plan.rows:
+        return None, "there are no rows to check it on"
     options = load_options(plan, 1)
     fast = models.load(model, {**options, "accelerate": True})
     try:
