@@ -26,7 +26,8 @@ help:  ## print this list
 
 setup: $(INSTALLED)  ## make .venv with the locked packages and Tidemill itself
 
-$(INSTALLED): requirements/test.lock pyproject.toml tools/make_venv.sh tools/need_packages.sh
+$(INSTALLED): requirements/test.lock pyproject.toml tools/make_venv.sh tools/need_packages.sh \
+		kernels/setup.py kernels/pyproject.toml kernels/src/trees.c kernels/src/tidemill_kernels/__init__.py
 	bash tools/make_venv.sh $(VENV)
 	@touch $@
 

@@ -32,4 +32,7 @@ echo "Installing the locked packages into $venv; the first time that takes a min
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 "$venv/bin/python" -m pip install -qq -r requirements/test.lock
 "$venv/bin/python" -m pip install -qq --no-deps --no-build-isolation -e .
+# The kernels are C: their own distribution, built here.
+command -v cc >/dev/null 2>&1 || bash tools/need_packages.sh gcc libc6-dev
+"$venv/bin/python" -m pip install -qq --no-deps --no-build-isolation --force-reinstall ./kernels
 "$venv/bin/python" -m pip check

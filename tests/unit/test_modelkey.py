@@ -63,7 +63,10 @@ def test_code_has_no_key(tmp_path: Path) -> None:
 
 
 def test_flavor_is_told_the_columns_and_the_threads() -> None:
-    assert load_options(PLAN, 3) == {"probabilities": True, "threshold": 0.5, "features": ["a", "b"], "threads": 3}
+    told = {"probabilities": True, "threshold": 0.5, "features": ["a", "b"], "threads": 3}
+    assert load_options(PLAN, 3) == {**told, "accelerate": False}
+    fast = replace(PLAN, acceleration={"kernel": {"name": "trees"}, "why_not": None})
+    assert load_options(fast, 3) == {**told, "accelerate": True}
 
 
 @pytest.mark.parametrize("folder", [False, True])

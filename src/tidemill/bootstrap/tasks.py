@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.engine import (
+    acceleration,
     assembly,
     environments,
     inputpreview,
@@ -54,6 +55,7 @@ def read_result(request: Mapping[str, Any], progress: Progress) -> dict[str, Any
 
 snapshot = planner.snapshot
 plan = planner.plan
+accelerate = acceleration.check
 assemble = assembly.assemble
 show = preview.preview
 head = preview.head

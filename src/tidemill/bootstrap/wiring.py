@@ -96,6 +96,7 @@ def opened(settings: Settings | None = None, *, children: bool = True, warm: boo
                     environment=f"{TASKS}:environment",
                     versions=f"{TASKS}:versions",
                     plan=f"{TASKS}:plan",
+                    accelerate=f"{TASKS}:accelerate",
                     assemble=f"{TASKS}:assemble",
                     scorer="tidemill.bootstrap.scorer:main",
                 ),

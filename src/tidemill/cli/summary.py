@@ -178,6 +178,8 @@ def _print_summary(ending: Ending, manifest: Mapping[str, Any]) -> None:
     if ending.cost:
         people.print(f"  cost       {cost_text(ending.cost)}")
     people.print(f"  columns    {escape(_few([column['name'] for column in manifest['schema']]))}")
+    if said := _predicted_by(manifest):
+        people.print(f"  predicted  {escape(said)}")
     for note in ending.notes:
         people.print(f"  [yellow]note[/]       {escape(note)}")
     if counts["rejected"]:
@@ -187,6 +189,17 @@ def _print_summary(ending: Ending, manifest: Mapping[str, Any]) -> None:
     people.print("[dim]read it:[/]")
     for line in READERS[manifest["format"]]:
         people.print(f"  {escape(line.format(path=path, glob=_glob(manifest, path)))}")
+
+
+def _predicted_by(manifest: Mapping[str, Any]) -> str | None:
+    """What predicted, if that was in question."""
+    decision = manifest.get("acceleration") or {}
+    if kernel := decision.get("kernel"):
+        rows = f"{kernel['checked_rows']:,} rows"
+        return f"by the kernel {kernel['name']}, which gave what {manifest['model']['flavor']} gives on {rows}"
+    if "disagrees" in (decision.get("why_not") or ""):
+        return f"by {manifest['model']['flavor']}: {decision['why_not']}"
+    return None
 
 
 def _few(names: Sequence[str]) -> str:

@@ -69,6 +69,10 @@ def _words(
     scorers: Annotated[int | None, typer.Option(help="Processes that score; by default as many as fit.")] = None,
     rows_per_chunk: Annotated[int | None, typer.Option(help="Rows that are committed together.")] = None,
     batch_rows: Annotated[int | None, typer.Option(help="Rows that the model gets at once.")] = None,
+    accelerate: Annotated[
+        str | None,
+        typer.Option(help="Predict by a compiled kernel where it agrees with the library: auto, off or strict."),
+    ] = None,
     memory_per_scorer: Annotated[
         str | None, typer.Option(help="Memory one scorer may take, e.g. 2GB; by default its share of the machine.")
     ] = None,
@@ -101,6 +105,7 @@ def _words(
             "scorers": scorers,
             "rows_per_chunk": rows_per_chunk,
             "batch_rows": batch_rows,
+            "accelerate": accelerate,
             "memory_per_scorer": memory_per_scorer,
             "gpus": gpus,
         },

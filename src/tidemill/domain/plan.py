@@ -130,8 +130,16 @@ class PlanSummary:
     """Digests that every part carries; equal runs give equal bytes."""
     libraries: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
+    acceleration: dict[str, Any] = field(default_factory=dict)
+    """What was decided of a kernel, if one was thought of: {"kernel": {"name", "version", "checked_rows",
+    "largest_difference"} | None, "why_not": str | None}. Decided after the files in staging were sealed."""
     selection: Selection | None = None
     """None: every row of the snapshot."""
+
+    @property
+    def kernel(self) -> dict[str, Any] | None:
+        """What predicts in place of the model's library."""
+        return self.acceleration.get("kernel")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -41,6 +41,8 @@ class Usage:
     peak_memory_bytes: int = 0
     input_bytes: int = 0
     output_bytes: int = 0
+    kernel_rows: int = 0
+    """Rows that a kernel predicted, not the model's library."""
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -56,6 +58,7 @@ class Usage:
             peak_memory_bytes=max(self.peak_memory_bytes, other.peak_memory_bytes),
             input_bytes=self.input_bytes + other.input_bytes,
             output_bytes=self.output_bytes + other.output_bytes,
+            kernel_rows=self.kernel_rows + other.kernel_rows,
         )
 
 

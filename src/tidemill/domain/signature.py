@@ -34,6 +34,16 @@ class Field:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """What predicts in place of a model's own library."""
+
+    name: str
+    version: str
+    tolerance: float
+    """How far a number may be from the library's, relative to it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelInfo:
     """All that the engine must know of a loaded model.
 
@@ -54,6 +64,8 @@ class ModelInfo:
     up then. With `takes_all` so many columns, or a single one of lists."""
     takes_text: bool = False
     """With `takes_all`: of all columns the one that holds text."""
+    kernel: str | None = None
+    """The kernel that may predict in place of the library, if there is one for such models."""
     layout: Layout = "processes"
     batch_invariant: bool = False
     batch_rows: int = 65_536

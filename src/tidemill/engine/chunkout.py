@@ -54,6 +54,7 @@ class Scored:
     rejected: pa.RecordBatch | None
     bad: Sequence[BadRow]
     split: bool
+    kernel_rows: int
     busy: Busy
 
 
@@ -110,6 +111,7 @@ class ChunkOutput:
     meter: Meter
     predicted: int = 0
     rejected: int = 0
+    kernel_rows: int = 0
     busy: dict[Stage, Busy] = field(default_factory=lambda: {"read": Busy(), "model": Busy(), "write": Busy()})
     _writers: dict[PartKind, PartWriter] = field(default_factory=dict)
     _rejections: list[Rejection] = field(default_factory=list)
@@ -124,6 +126,7 @@ class ChunkOutput:
             self._remember(scored.bad)
         self.predicted += scored.predictions.num_rows
         self.rejected += len(scored.bad)
+        self.kernel_rows += scored.kernel_rows
         if scored.split:
             self._split.append(scored.number)
         self.busy["model"] += scored.busy
@@ -197,6 +200,7 @@ class ChunkOutput:
             peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             input_bytes=input_bytes,
             output_bytes=output_bytes,
+            kernel_rows=self.kernel_rows,
         )
 
 

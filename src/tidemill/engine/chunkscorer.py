@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from tidemill import registry
-from tidemill.domain.errors import TooManyRejected
+from tidemill.domain.errors import ModelUnusable, TooManyRejected
 from tidemill.domain.plan import Chunk, PlanSummary
 from tidemill.domain.receipt import Rejection
 from tidemill.domain.showing import redacted
@@ -61,6 +61,11 @@ class ModelKeeper:
             self._loaded.model.close()
             self._loaded = None
         loaded = models.load(model, load_options(plan, threads))
+        if plan.kernel is not None and loaded.kernel is None:
+            raise ModelUnusable(
+                f"The job was planned to be predicted by a kernel, but here {loaded.not_accelerated}.",
+                remedy="Install the same packages on every machine, or score with --accelerate off.",
+            )
         self._loaded = _Loaded(key=key, stamp=now, model=loaded)
         return loaded
 
@@ -79,11 +84,13 @@ class ChunkScorer:
     def __init__(
         self, job: Mapping[str, Any], keeper: ModelKeeper, meter: Meter, after_call: Callable[[], None] = lambda: None
     ) -> None:
-        """job: {"staging", "plan_digest", "model", "threads", "max_rejected"}. `after_call` is called, from any
-        thread, when the model has answered. Raises Damaged, ModelUnusable, NotTrusted, MissingExtra."""
+        """job: {"staging", "plan_digest", "acceleration", "model", "threads", "max_rejected"}. `after_call` is
+        called, from any thread, when the model has answered. Raises Damaged, ModelUnusable, NotTrusted,
+        MissingExtra."""
         self.meter, self.after_call = meter, after_call
         self.staging = Path(job["staging"])
-        self.plan: PlanSummary = planfile.read_summary(self.staging, job["plan_digest"])
+        planned = planfile.read_summary(self.staging, job["plan_digest"])
+        self.plan: PlanSummary = replace(planned, acceleration=job.get("acceleration") or {})
         self.threads = int(job["threads"])
         self.max_rejected = int(job["max_rejected"])
         self.model = keeper.model_for(job["model"], self.plan, self.threads)
@@ -145,6 +152,7 @@ class ChunkScorer:
             rejected=rejected_rows(batch, chunk, bad, self.rejected_schema) if bad else None,
             bad=bad,
             split=outcome.split,
+            kernel_rows=outcome.kernel_rows,
             busy=watch.read(),
         )
 

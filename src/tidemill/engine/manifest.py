@@ -53,6 +53,7 @@ def build_manifest(
         "spec": job.spec,
         "spec_digest": job.spec_digest,
         "libraries": dict(plan.libraries),
+        "acceleration": plan.acceleration or None,
         "environment": None if environment is None else dict(environment),
         "usage": job.usage,
         "appended_to": _history(earlier),

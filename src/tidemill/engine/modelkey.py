@@ -15,7 +15,8 @@ Stamp = tuple[tuple[str, int, int, int, int, int], ...]
 
 def load_options(plan: PlanSummary, threads: int) -> dict[str, Any]:
     """What the flavor is told when it loads the model of a plan."""
-    return {**plan.predict, "features": [field.name for field in plan.model.inputs], "threads": threads}
+    features = [field.name for field in plan.model.inputs]
+    return {**plan.predict, "features": features, "threads": threads, "accelerate": plan.kernel is not None}
 
 
 def model_key(

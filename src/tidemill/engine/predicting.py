@@ -8,7 +8,7 @@ memory is not the rows' fault yet: it ends the scorer, and quarantine tries smal
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,8 @@ class Outcome:
     good: np.ndarray[Any, Any]
     errors: Errors = field(default_factory=dict)
     split: bool = False
+    kernel_rows: int = 0
+    """Of the rows `good`, those that a kernel predicted."""
 
 
 class Predictor:
@@ -83,7 +85,8 @@ class Predictor:
         if errors:
             good = np.setdiff1d(good, np.fromiter(errors, dtype=np.int64), assume_unique=True)
             columns = columns.take(pa.array(good))
-        return Outcome(columns=columns, good=good, errors=errors)
+        by_kernel = len(good) if predicted.by_kernel else 0
+        return Outcome(columns=columns, good=good, errors=errors, kernel_rows=by_kernel)
 
     def _without_the_bad(self, features: pa.RecordBatch, places: Places, first: Exception) -> Outcome:
         rows = features.num_rows
@@ -96,7 +99,8 @@ class Predictor:
                 return _shifted(whole, good, errors)
         columns = pa.concat_batches([piece.columns for piece in pieces]) if pieces else self._nothing()
         found = np.concatenate([piece.good for piece in pieces]) if pieces else good
-        return Outcome(columns=columns, good=found, errors=errors, split=bool(pieces))
+        by_kernel = sum(piece.kernel_rows for piece in pieces)
+        return Outcome(columns=columns, good=found, errors=errors, split=bool(pieces), kernel_rows=by_kernel)
 
     def _try_together(self, features: pa.RecordBatch, places: Places) -> Outcome | None:
         try:
@@ -141,6 +145,7 @@ class Predictor:
             good=np.concatenate([o.good for o in outcomes]),
             errors={row: error for o in outcomes for row, error in o.errors.items()},
             split=True,
+            kernel_rows=sum(o.kernel_rows for o in outcomes),
         )
 
     def _nothing(self) -> pa.RecordBatch:
@@ -162,7 +167,7 @@ def checked(columns: pa.RecordBatch, rows: int, schema: pa.Schema) -> pa.RecordB
 def _shifted(outcome: Outcome, rows: np.ndarray[Any, Any], errors: Errors) -> Outcome:
     """The outcome of the rows at those positions, told in positions of the whole batch."""
     own = {int(rows[row]): error for row, error in outcome.errors.items()}
-    return Outcome(columns=outcome.columns, good=rows[outcome.good], errors={**errors, **own}, split=outcome.split)
+    return replace(outcome, good=rows[outcome.good], errors={**errors, **own})
 
 
 def described(exc: Exception) -> tuple[str, str]:

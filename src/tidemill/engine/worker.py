@@ -15,15 +15,17 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tidemill.domain.confines import Confines
 from tidemill.domain.errors import (
+    ChildDied,
     CountsDiffer,
     InputChanged,
+    InvalidSpec,
     JobFailed,
     LeaseLost,
     ModelUnusable,
@@ -62,6 +64,12 @@ MAX_DEATHS = 10
 DEATHS_SECONDS = 600.0
 """And over so long a time: whoever kills workers (a spot market, a bad hour) hits innocent jobs, again and again."""
 
+ACCELERATED_ROWS = 100_000
+"""In smaller jobs, to check a kernel costs more than it saves."""
+CHECK_SECONDS = 120.0
+KERNELS = "tidemill-kernels"
+"""The distribution whose version counts where a kernel predicts."""
+
 _EPOCH = re.compile(r"\.e(\d+)-\d+\.")
 
 
@@ -73,6 +81,7 @@ class Entries:
     environment: str
     versions: str
     plan: str
+    accelerate: str
     assemble: str
     scorer: str
 
@@ -281,14 +290,42 @@ class _Run:
             on_progress=self._planning,
             should_stop=self._should_stop,
         )
-        plan = PlanSummary.from_json(answer["plan"])
-        used = Usage(cpu_seconds=answer["cpu_seconds"], plan_cpu_seconds=answer["cpu_seconds"])
+        plan, seconds = self._accelerated(PlanSummary.from_json(answer["plan"]))
+        seconds += answer["cpu_seconds"]
+        used = Usage(cpu_seconds=seconds, plan_cpu_seconds=seconds)
         self.held.write(
             lambda: self.store.ledger.record_plan_if_current(self.lease, plan, used), lambda job: job.plan is not None
         )
         self._refresh()
         self.worker.tell(lambda observer: observer.job_planned(self.job))
         return plan
+
+    def _accelerated(self, plan: PlanSummary) -> tuple[PlanSummary, float]:
+        """The plan with what predicts, and the CPU seconds that it took to find out."""
+        wanted = self.spec.compute.accelerate
+        if wanted == "off" or (wanted == "auto" and (plan.model.kernel is None or plan.rows < ACCELERATED_ROWS)):
+            return plan, 0.0
+        try:
+            answer = self.executor.call(
+                self.worker.entries.accelerate,
+                {"staging": self.job.staging, "plan_digest": plan.digest, "model": self.model},
+                python=self._python,
+                preload=self._preload(),
+                should_stop=self._should_stop,
+                timeout_seconds=CHECK_SECONDS,
+            )
+        except ChildDied as exc:
+            # On sampled rows the model ends its process, or its call. Those rows are for quarantine to find.
+            answer = {"acceleration": {"kernel": None, "why_not": f"the check did not end: {exc}"}, "cpu_seconds": 0.0}
+        decided, libraries = answer["acceleration"], dict(plan.libraries)
+        if (kernel := decided["kernel"]) is not None:
+            libraries[KERNELS] = kernel["version"]
+        elif wanted == "strict":
+            raise InvalidSpec(
+                f"The model cannot be accelerated: {decided['why_not']}.", remedy="Leave --accelerate strict out."
+            )
+        plan = replace(plan, acceleration=decided, libraries=tuple(sorted(libraries.items())))
+        return plan, float(answer["cpu_seconds"])
 
     def _planning(self, seen: Mapping[str, Any]) -> None:
         if "info" in seen:
@@ -355,6 +392,7 @@ class _Run:
         job = {
             "staging": self.job.staging,
             "plan_digest": plan.digest,
+            "acceleration": plan.acceleration,
             "model": self.model,
             "threads": layout.threads,
             "max_rejected": self.spec.limits.max_rejected(plan.rows),

@@ -11,14 +11,17 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from tidemill.domain.errors import ModelUnusable
-from tidemill.domain.signature import Field, ModelInfo
+from tidemill.domain.signature import Field, Kernel, ModelInfo
 from tidemill.flavors import lightgbm_text
 from tidemill.flavors.categories import Categories
 from tidemill.flavors.decision import ClassRule, Rule, ValueRule, positive_probabilities
 from tidemill.flavors.inputs import column_names
 from tidemill.flavors.lightgbm_library import Booster, version
-from tidemill.flavors.matrix import to_arrow, to_matrix
+from tidemill.flavors.lightgbm_trees import TreeBooster
+from tidemill.flavors.matrix import Array, floats, to_arrow, to_matrix
 from tidemill.flavors.options import PredictOptions
+from tidemill.kernels.library import NotCompilable
+from tidemill.kernels.library import version as kernels_version
 from tidemill.ports.flavor import Flavor, Model, Predicted
 
 BATCH_ROWS = 16_384
@@ -27,6 +30,10 @@ ROWS_PER_CHUNK = 262_144
 SLOW_ROWS_PER_CHUNK = 32_768
 SLOW_TREES = 2_000
 """From so many trees on, 262k rows would keep a core busy for minutes."""
+
+KERNEL = "trees"
+TOLERANCE = 1e-12
+"""Of a kernel's numbers: they are the library's to the bit wherever that was tried."""
 
 _BINARY = ("binary",)
 _MULTICLASS = ("multiclass", "softmax", "multiclassova", "multiclass_ova", "ova", "ovr")
@@ -70,8 +77,18 @@ class LightGBMModel(Model):
         called = column_names(known, options.features, len(said.features), made_up=said.features)
         self._names, self._positional = called.names, called.positional
         self._rule = _rule(said, options, labels)
-        self._booster = Booster(text)
+        self._booster = self._compiled(text, said) if options.accelerate else None
+        self._library = Booster(text) if self._booster is None else None
         self.info = self._describe(said)
+
+    def _compiled(self, text: bytes, said: lightgbm_text.BoosterText) -> TreeBooster | None:
+        try:
+            booster = TreeBooster(text, said)
+        except NotCompilable as exc:
+            self.not_accelerated = str(exc)
+            return None
+        self.kernel = Kernel(name=KERNEL, version=kernels_version(), tolerance=TOLERANCE)
+        return booster
 
     def _describe(self, said: lightgbm_text.BoosterText) -> ModelInfo:
         return ModelInfo(
@@ -80,6 +97,7 @@ class LightGBMModel(Model):
             outputs=self._rule.outputs,
             positional=self._positional,
             task=self._rule.task,
+            kernel=KERNEL,
             classes=self._rule.labels,
             positive_class=self._rule.positive,
             layout="threads",
@@ -96,11 +114,19 @@ class LightGBMModel(Model):
         return Field(name=self._names[position], type=kind)
 
     def predict(self, batch: pa.RecordBatch) -> Predicted:
-        scores = self._booster.predict(to_matrix(self._columns(batch), self._names))
+        columns = self._columns(batch)
+        if self._booster is not None:
+            vectors = [floats(column, name) for column, name in zip(columns, self._names, strict=True)]
+            return Predicted(columns=self._written(self._booster.predict(vectors), batch.num_rows), by_kernel=True)
+        assert self._library is not None
+        scores = self._library.predict(to_matrix(columns, self._names))
+        return Predicted(columns=self._written(scores, batch.num_rows))
+
+    def _written(self, scores: Array, rows: int) -> pa.RecordBatch:
         if isinstance(self._rule, ValueRule):
-            return Predicted(columns=self._rule.columns(scores, batch.num_rows))
+            return self._rule.columns(scores, rows)
         probabilities = positive_probabilities(scores) if scores.ndim == 1 else scores
-        return Predicted(columns=self._rule.columns(self._rule.decide(probabilities), probabilities))
+        return self._rule.columns(self._rule.decide(probabilities), probabilities)
 
     def _columns(self, batch: pa.RecordBatch) -> list[pa.Array]:
         columns = list(batch.columns)
@@ -111,7 +137,8 @@ class LightGBMModel(Model):
         return columns
 
     def close(self) -> None:
-        self._booster.close()
+        if self._library is not None:
+            self._library.close()
 
 
 def _rule(said: lightgbm_text.BoosterText, options: PredictOptions, labels: Sequence[Any] | None) -> Rule:

@@ -34,6 +34,12 @@ class BoosterText:
     infos: tuple[str, ...]
     objective: str
     """First word of the objective; empty if the model was trained with a function of one's own."""
+    objective_words: tuple[str, ...]
+    """Its other words, such as "sigmoid:1"."""
+    per_iteration: int
+    """Trees of one round of training."""
+    averaged: bool
+    """Whether a prediction is the mean of the rounds, not their sum."""
     width: int
     trees: int
     leaves: int
@@ -95,6 +101,9 @@ def _read(text: bytes) -> BoosterText:
         features=features,
         infos=infos,
         objective=header.get("objective", "").partition(" ")[0],
+        objective_words=tuple(header.get("objective", "").split()[1:]),
+        per_iteration=per_iteration,
+        averaged=b"\naverage_output\n" in text[:start],
         width=int(header["num_class"]),
         trees=len(blocks),
         leaves=max(leaves, default=0),
@@ -102,6 +111,14 @@ def _read(text: bytes) -> BoosterText:
         pandas_categories=categories or (),
         codes_expected=categories is None and any(not info.startswith("[") and info != "none" for info in infos),
     )
+
+
+def tree_texts(text: bytes) -> list[dict[str, str]]:
+    """Key and value of each line of each tree, of a text that `read` found whole."""
+    begin, end = text.find(b"\nTree="), text.find(b"\nend of trees")
+    if begin < 0 or begin > end:
+        return []
+    return [_pairs(block.decode()) for block in text[begin + 1 : end + 1].split(b"Tree=")[1:]]
 
 
 def _pairs(text: str) -> dict[str, str]:

@@ -20,6 +20,8 @@ class PredictOptions:
     classes: tuple[str | int | float | bool, ...] = ()
     """Names of a classifier's classes in its order, when it does not know them."""
     threads: int = 1
+    accelerate: bool = False
+    """Whether a kernel is to predict in place of the library, if one can."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
@@ -27,6 +29,7 @@ class PredictOptions:
         """Take `spec.predict` (whose own `options` may hold any of these words) plus features and threads."""
         words = {**options, **(options.get("options") or {})}
         words.pop("options", None)
+        accelerate = bool(words.pop("accelerate", False))
         threshold = words.pop("threshold", None)
         return PredictOptions(
             probabilities=bool(words.pop("probabilities", False)),
@@ -34,6 +37,7 @@ class PredictOptions:
             features=_names("features", words.pop("features", None) or ()),
             classes=tuple(words.pop("classes", None) or ()),
             threads=int(words.pop("threads", None) or 1),
+            accelerate=accelerate,
             extra=words,
         )
 

@@ -17,15 +17,18 @@ import numpy as np
 import pyarrow as pa
 
 from tidemill.domain.errors import InvalidSpec, ModelUnusable
-from tidemill.domain.signature import Field, ModelInfo
+from tidemill.domain.signature import Field, Kernel, ModelInfo
 from tidemill.flavors import xgboost_file
 from tidemill.flavors.bad_rows import is_null, predicted_without
 from tidemill.flavors.categories import Categories
 from tidemill.flavors.decision import AnyRule, ClassRule, LabelsRule, ValueRule, positive_probabilities
 from tidemill.flavors.inputs import column_names
-from tidemill.flavors.matrix import Array, to_arrow, to_matrix
+from tidemill.flavors.matrix import Array, floats, to_arrow, to_matrix
 from tidemill.flavors.options import PredictOptions
 from tidemill.flavors.xgboost_library import Booster, distribution
+from tidemill.flavors.xgboost_trees import TreeBooster
+from tidemill.kernels.library import NotCompilable
+from tidemill.kernels.library import version as kernels_version
 from tidemill.ports.flavor import Flavor, Model, Predicted
 
 BATCH_ROWS = 16_384
@@ -35,6 +38,10 @@ ROWS_PER_CHUNK = 262_144
 SLOW_ROWS_PER_CHUNK = 32_768
 SLOW_TREES = 10_000
 """From so many trees on, 262k rows would keep a core busy for half a minute and more."""
+
+KERNEL = "trees"
+TOLERANCE = 1e-6
+"""Of a kernel's 32-bit numbers, relative."""
 
 _FLAG = "i"
 """The type of a column that was true or false in training. Text would not become a number; truth does."""
@@ -79,9 +86,21 @@ class XGBoostModel(Model):
             for position, listed in said.categories.items()
         }
         self._rule = _rule(said, options)
-        self._booster = Booster(content, path)
         self._linear = said.booster == "gblinear"
+        self._compiled = self._compile(content) if options.accelerate else None
+        self._library = Booster(content, path)
         self.info = self._describe()
+
+    def _compile(self, content: bytes) -> TreeBooster | None:
+        try:
+            if not math.isnan(self._missing):
+                raise NotCompilable(f"{self._missing:g} stands for a missing number")
+            booster = TreeBooster(content, self._said)
+        except NotCompilable as exc:
+            self.not_accelerated = str(exc)
+            return None
+        self.kernel = Kernel(name=KERNEL, version=kernels_version(), tolerance=TOLERANCE)
+        return booster
 
     def _describe(self) -> ModelInfo:
         return ModelInfo(
@@ -90,6 +109,7 @@ class XGBoostModel(Model):
             outputs=self._rule.outputs,
             positional=self._positional,
             task=self._rule.task,
+            kernel=KERNEL,
             classes=self._rule.labels,
             positive_class=self._rule.positive,
             # Only trees may be asked by several threads at once.
@@ -111,8 +131,8 @@ class XGBoostModel(Model):
 
     def _notes(self) -> tuple[str, ...]:
         said, notes = self._said, []
-        if said.rounds is not None and said.rounds < self._booster.rounds:
-            notes.append(f"predicts with the best {said.rounds} of {self._booster.rounds} rounds of boosting")
+        if said.rounds is not None and said.rounds < self._library.rounds:
+            notes.append(f"predicts with the best {said.rounds} of {self._library.rounds} rounds of boosting")
         if said.codes_expected:
             notes.append("the file lists no categories: categorical columns must hold the codes used in training")
         for position, listed in said.categories.items():
@@ -136,7 +156,8 @@ class XGBoostModel(Model):
         if self._linear:
             bad = {**self._infinite(columns), **bad}
         coded = pa.RecordBatch.from_arrays(columns, names=list(self._names))
-        return predicted_without(coded, bad, self._rule, self._predicted)
+        predicted = predicted_without(coded, bad, self._rule, self._predicted)
+        return replace(predicted, by_kernel=self._compiled is not None)
 
     def _infinite(self, columns: Sequence[pa.Array]) -> dict[int, str]:
         """Rows that the library refuses for linear functions, where trees take them."""
@@ -148,16 +169,19 @@ class XGBoostModel(Model):
 
     def _predicted(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         margin = self._said.objective == "multi:softmax"
+        if self._compiled is not None:
+            vectors = [floats(column, name) for column, name in zip(batch.columns, self._names, strict=True)]
+            return _columns(self._rule, self._compiled.predict(vectors), margin)
         matrix = to_matrix(batch.columns, self._names)
         if self._linear:
-            values = self._booster.predict_linear(matrix, missing=self._missing, margin=margin)
+            values = self._library.predict_linear(matrix, missing=self._missing, margin=margin)
         else:
             rounds = self._said.rounds or 0
-            values = self._booster.predict(matrix, rounds=rounds, missing=self._missing, margin=margin)
+            values = self._library.predict(matrix, rounds=rounds, missing=self._missing, margin=margin)
         return _columns(self._rule, values, margin)
 
     def close(self) -> None:
-        self._booster.close()
+        self._library.close()
 
 
 def _columns(rule: AnyRule, values: Array, margin: bool) -> pa.RecordBatch:

@@ -90,6 +90,11 @@ def _parsed(content: bytes) -> Any:
     return ubjson.loads(content) if _UBJSON.match(content) else json.loads(content)
 
 
+def learner(content: bytes) -> Any:
+    """The learner of a file that `read` found whole, as it stands there."""
+    return _parsed(content)["learner"]
+
+
 def _read(said: Any) -> ModelFile:
     learner = said["learner"]
     parameters, attributes = learner["learner_model_param"], learner.get("attributes", {})

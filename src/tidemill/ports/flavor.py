@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tidemill.domain.signature import ModelInfo
+from tidemill.domain.signature import Kernel, ModelInfo
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,12 +28,18 @@ class Predicted:
 
     columns: pa.RecordBatch
     row_errors: Mapping[int, str] = field(default_factory=dict)
+    by_kernel: bool = False
+    """Whether a kernel gave the values, not the library."""
 
 
 class Model(ABC):
     """A loaded model. `predict` is called from several threads at once if `info.layout` is "threads"."""
 
     info: ModelInfo
+    kernel: Kernel | None = None
+    """What predicts in place of the library, where that was asked for (`accelerate`) and can be done."""
+    not_accelerated: str = ""
+    """Why no kernel predicts though it was asked for: the end of a sentence."""
 
     @abstractmethod
     def predict(self, batch: pa.RecordBatch) -> Predicted:
@@ -63,5 +69,6 @@ class Flavor(ABC):
 
     @abstractmethod
     def load(self, path: str, options: Mapping[str, Any]) -> Model:
-        """Load the model. `options` are `spec.predict` (probabilities, threshold) and `threads`, the
-        number of threads that will share it. Raises ModelUnusable or MissingExtra."""
+        """Load the model. `options` are `spec.predict` (probabilities, threshold), `threads`, the number of
+        threads that will share it, and `accelerate`, whether a kernel is to predict if one can. Raises
+        ModelUnusable or MissingExtra."""

@@ -108,6 +108,9 @@ class ComputeSpec(_Words):
         ),
     ] = "auto"
     """Private memory that one scorer may use: bytes, or for example "2GB"."""
+    accelerate: Literal["auto", "off", "strict"] = "auto"
+    """Whether a kernel predicts in place of the model's library, where both agree on rows of the input:
+    in large jobs, never, or always (and else the job is refused)."""
     gpus: Annotated[int, Field(ge=0, le=64), WHOLE] = 0
     """GPUs of the host that the job keeps for itself while it runs (service only)."""
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from tidemill.domain.plan import PlanSummary
 from tidemill.domain.receipt import Receipt
-from tidemill.engine import models, planner
+from tidemill.engine import acceleration, models, planner
 from tidemill.engine.careful import run_carefully
 from tidemill.engine.chunkout import Meter
 from tidemill.engine.chunkscorer import ChunkScorer, ModelKeeper
@@ -27,6 +27,8 @@ class Engine:
     model: str
     predict: Mapping[str, Any]
     features: Sequence[str]
+    accelerate: bool = False
+    """Whether a kernel must predict."""
 
     def __post_init__(self) -> None:
         self._facts = {**models.identify(self.model), "trusted": True}
@@ -41,13 +43,16 @@ class Engine:
         """All predictions of the file in a table, and the receipt of its one chunk."""
         plan = self._plan(path, staging)
         assert plan.chunks == 1
-        job = {
+        job: dict[str, Any] = {
             "staging": str(staging),
             "plan_digest": plan.digest,
             "model": self._facts,
             "threads": 1,
             "max_rejected": plan.rows,
         }
+        if self.accelerate:
+            job["acceleration"] = acceleration.check(job, lambda told: None)["acceleration"]
+            assert job["acceleration"]["kernel"] is not None, job["acceleration"]
         said: list[dict[str, Any]] = []
         run_carefully(ChunkScorer(job, self._keeper, Meter()), ChunkRun(chunk=0, attempt="a"), said.append)
         receipt = Receipt.from_json(said[-1]["receipt"])

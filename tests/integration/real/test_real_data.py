@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from tests.integration.real.engine import Engine
 from tests.integration.real.makers import MAKERS
 
 FORMATS = ("parquet", "csv", "jsonl")
+KERNELS = ("lightgbm", "xgboost")
+"""Flavors whose models a kernel predicts as well."""
 
 
 @pytest.fixture(scope="session")
@@ -40,9 +44,11 @@ def test_predictions_are_the_library_s(
 ) -> None:
     data = DATA_SETS[name]()
     made = MAKERS[flavor](data, tmp_path)
-    engine = Engine(model=made.path, predict=made.predict, features=made.features)
-    for form in FORMATS:
-        table, receipt = engine.score(inputs(name, form), tmp_path / form)
+    library = Engine(model=made.path, predict=made.predict, features=made.features)
+    kernel = replace(library, accelerate=True)
+    for engine, form in product([library, kernel] if flavor in KERNELS else [library], FORMATS):
+        table, receipt = engine.score(inputs(name, form), tmp_path / f"{form} {engine.accelerate}")
+        assert receipt.usage.kernel_rows == (receipt.predicted if engine is kernel else 0)
         assert {row.row for row in receipt.rejections} == made.rejected, receipt.rejections[:1]
         assert (receipt.rows, receipt.predicted) == (len(data.frame), len(data.frame) - len(made.rejected))
         assert table.schema.names[-len(made.expected) :] == list(made.expected)

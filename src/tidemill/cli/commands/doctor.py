@@ -30,6 +30,7 @@ LIBRARIES = (
     "torch",
     "transformers",
     "pandas",
+    "tidemill-kernels",
 )
 
 

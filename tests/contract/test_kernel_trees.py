@@ -1,0 +1,337 @@
+"""The kernel of trees: against a walk of made-up trees, and against LightGBM and XGBoost to the bit."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tidemill.flavors.lightgbm import LightGBMFlavor
+from tidemill.flavors.xgboost import XGBoostFlavor
+from tidemill.kernels import library, trees
+from tidemill.kernels.library import NotCompilable
+from tidemill.kernels.trees import Ensemble, Tree, TreeKernel, compile_trees
+from tidemill.ports.flavor import Flavor
+from tidemill.testing.flavor import bits
+
+Array = np.ndarray[Any, Any]
+
+ROWS = 600
+FEATURES = 6
+NAMES = [f"f{number}" for number in range(FEATURES)]
+NEAR_ZERO = (0.0, -0.0, 1e-35, -1e-35, float(np.float32(1e-35)), 1e-36, 5e-324, -5e-324, 1e-45, -1e-34)
+EXTREMES = (np.nan, np.inf, -np.inf, 1e308, -1e308, 3.5e38, -3.5e38)
+
+
+@st.composite
+def ensembles(draw: st.DrawFn) -> tuple[Ensemble, list[Array]]:
+    """Trees of any shape whose tests answer anything, and columns of values on, between and beyond the breaks."""
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    features = draw(st.integers(1, 4))
+    dtype = draw(st.sampled_from(["f8", "f4"]))
+    most = draw(st.sampled_from([0, 1, 3, 40, 300]))
+    breaks = tuple(np.unique(random.normal(size=random.integers(0, most + 1)).astype(dtype)) for _ in range(features))
+    answers: list[Array] = []
+    made = [_tree(random, draw(st.sampled_from([1, 2, 7, 64, 65, 200])), breaks, answers) for _ in range(5)]
+    sums = draw(st.integers(1, 3))
+    ensemble = Ensemble(
+        trees=made,
+        breaks=breaks,
+        answers=np.concatenate(answers).astype(np.uint8) if answers else np.empty(0, np.uint8),
+        groups=random.integers(0, sums, len(made)).astype(np.int32),
+        sums=sums,
+    )
+    rows = draw(st.sampled_from([0, 1, 513, 2049]))
+    pool = [np.concatenate([each, random.normal(size=9).astype(dtype), [np.nan, np.inf, -np.inf]]) for each in breaks]
+    return ensemble, [random.choice(each, rows).astype(dtype) for each in pool]
+
+
+def _tree(random: np.random.Generator, leaves: int, breaks: Sequence[Array], answers: list[Array]) -> Tree:
+    """A random shape: a leaf that is there is split until there are enough."""
+    left, right = np.zeros(leaves - 1, np.int32), np.zeros(leaves - 1, np.int32)
+    where: list[tuple[Array, int] | None] = [None]
+    for node in range(leaves - 1):
+        split = int(random.integers(len(where)))
+        if (parent := where[split]) is not None:
+            parent[0][parent[1]] = node
+        where[split] = (left, node)
+        where.append((right, node))
+    for leaf, parent in enumerate(where):
+        if parent is not None:
+            parent[0][parent[1]] = ~leaf
+    feature = random.integers(0, len(breaks), leaves - 1).astype(np.int32)
+    places = np.zeros(leaves - 1, np.int64)
+    for node, number in enumerate(feature.tolist()):
+        places[node] = sum(map(len, answers))
+        answers.append(random.random(len(breaks[number]) + 2) < 0.5)
+    return Tree(feature=feature, left=left, right=right, answers=places, leaves=random.normal(size=leaves))
+
+
+def walked(ensemble: Ensemble, columns: Sequence[Array], start: Array, dtype: str) -> Array:
+    """The same sums by walking down each tree."""
+    rows = len(columns[0])
+    out = np.repeat(start.astype(dtype)[:, None], rows, axis=1)
+    for tree, group in zip(ensemble.trees, ensemble.groups.tolist(), strict=True):
+        for row in range(rows):
+            node = 0 if len(tree.feature) else ~0
+            while node >= 0:
+                feature = int(tree.feature[node])
+                breaks, value = ensemble.breaks[feature], columns[feature][row]
+                rank = len(breaks) + 1 if np.isnan(value) else int(np.searchsorted(breaks, value, side="left"))
+                goes_left = ensemble.answers[tree.answers[node] + rank]
+                node = int(tree.left[node] if goes_left else tree.right[node])
+            out[group, row] += tree.leaves.astype(dtype)[~node]
+    return out
+
+
+@settings(max_examples=40, deadline=None)
+@given(ensembles(), st.sampled_from(["f8", "f4"]))
+def test_tables_lead_where_a_walk_leads(made: tuple[Ensemble, list[Array]], dtype: str) -> None:
+    ensemble, columns = made
+    shown = [column[:300] for column in columns]
+    start = np.arange(ensemble.sums, dtype=dtype)
+    kernel = TreeKernel(compile_trees(ensemble, dtype=dtype))
+    assert kernel.scores(shown, start).tobytes() == walked(ensemble, shown, start, dtype).tobytes()
+    whole = kernel.scores(columns, start)
+    assert whole[:, : len(shown[0])].tobytes() == kernel.scores(shown, start).tobytes()
+
+
+def test_a_tree_that_is_none_is_refused() -> None:
+    """Nodes that lead in a circle, and leaves that nothing leads to."""
+    for left, right in (([0], [~0]), ([~0], [~0])):
+        tree = Tree(
+            feature=np.array([0], np.int32),
+            left=np.array(left, np.int32),
+            right=np.array(right, np.int32),
+            answers=np.array([0]),
+            leaves=np.zeros(2),
+        )
+        ensemble = Ensemble(
+            trees=[tree],
+            breaks=(np.array([1.0]),),
+            answers=np.zeros(3, np.uint8),
+            groups=np.zeros(1, np.int32),
+            sums=1,
+        )
+        with pytest.raises(NotCompilable):
+            compile_trees(ensemble, dtype="f8")
+
+
+def data(seed: int = 5) -> tuple[Array, Array]:
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(ROWS, FEATURES))
+    x[random.random((ROWS, FEATURES)) < 0.1] = np.nan
+    return x, np.nansum(x, axis=1) + random.normal(size=ROWS)
+
+
+def probes(x: Array, thresholds: Sequence[float]) -> Array:
+    """Rows that a model could get wrong: thresholds, their neighbours in 32 and 64 bits, zeros, extremes."""
+    random = np.random.default_rng(6)
+    exact = np.array(thresholds or [0.0])
+    narrow = exact.astype(np.float32)
+    near = [exact, *(np.nextafter(exact, to) for to in (-np.inf, np.inf)), narrow.astype(float)]
+    near += [np.nextafter(narrow, np.float32(to)).astype(float) for to in (-np.inf, np.inf)]
+    pool = np.concatenate([*near, NEAR_ZERO, EXTREMES])
+    return np.concatenate([x, random.choice(pool, (1500, x.shape[1]))])
+
+
+def batch(x: Array) -> pa.RecordBatch:
+    columns = [pa.array(column, pa.float64(), mask=np.isnan(column)) for column in x.T]
+    return pa.RecordBatch.from_arrays(columns, names=NAMES[: x.shape[1]])
+
+
+def both(flavor: type[Flavor], path: Path, rows: pa.RecordBatch, **options: Any) -> tuple[Any, Any]:
+    """The predictions of the library and of the kernel, which must have made its own."""
+    by_library = flavor().load(str(path), options)
+    by_kernel = flavor().load(str(path), {**options, "accelerate": True})
+    assert by_kernel.kernel is not None, by_kernel.not_accelerated
+    expected, found = by_library.predict(rows), by_kernel.predict(rows)
+    assert (expected.by_kernel, found.by_kernel) == (False, True)
+    assert dict(expected.row_errors) == dict(found.row_errors)
+    by_library.close()
+    by_kernel.close()
+    return bits(expected), bits(found)
+
+
+VALUE, POSITIVE, SHARE, YES, CLASSES = range(5)
+LIGHTGBM: dict[str, tuple[dict[str, Any], int]] = {
+    "regression": ({}, VALUE),
+    "quantile": ({"objective": "quantile"}, VALUE),
+    "square roots": ({"reg_sqrt": True}, VALUE),
+    "poisson": ({"objective": "poisson"}, POSITIVE),
+    "gamma": ({"objective": "gamma"}, POSITIVE),
+    "tweedie": ({"objective": "tweedie"}, POSITIVE),
+    "binary": ({"objective": "binary", "sigmoid": 1.7}, YES),
+    "cross entropy": ({"objective": "cross_entropy"}, SHARE),
+    "cross entropy, lambda": ({"objective": "cross_entropy_lambda"}, SHARE),
+    "classes": ({"objective": "multiclass", "num_class": 4}, CLASSES),
+    "one against all": ({"objective": "multiclassova", "num_class": 4}, CLASSES),
+    "forest": ({"boosting": "rf", "bagging_freq": 1, "bagging_fraction": 0.6}, VALUE),
+    "dart": ({"boosting": "dart"}, VALUE),
+    "255 leaves": ({"num_leaves": 255, "min_data_in_leaf": 1, "max_bin": 2000, "min_data_in_bin": 1}, VALUE),
+    "zero is missing": ({"zero_as_missing": True}, VALUE),
+    "nothing is missing": ({"use_missing": False}, VALUE),
+}
+
+
+def targets(y: Array) -> list[Array]:
+    return [y, np.exp(y / 4) + 0.1, 1 / (1 + np.exp(-y)), (y > 0).astype(int), np.digitize(y, [-2, 0, 2])]
+
+
+def lightgbm_model(path: Path, x: Array, y: Array, *, rounds: int = 20, **parameters: Any) -> list[float]:
+    """Train, save, and give the thresholds."""
+    import lightgbm
+
+    own = {"verbose": -1, "num_threads": 1, "min_data_in_leaf": 2, "seed": 3, **parameters}
+    categorical = own.pop("categorical", "auto")
+    kept = lightgbm.Dataset(x, y, feature_name=NAMES, categorical_feature=categorical, params=dict(own))
+    model = lightgbm.train(own, kept, rounds)
+    model.save_model(path)
+    thresholds = model.trees_to_dataframe()["threshold"].dropna()
+    return [float(each) for each in thresholds if "||" not in str(each)]
+
+
+@pytest.mark.parametrize("name", LIGHTGBM)
+def test_lightgbm_s_bits(tmp_path: Path, name: str) -> None:
+    parameters, target = LIGHTGBM[name]
+    x, y = data()
+    if name == "zero is missing":
+        x[np.random.default_rng(1).random(x.shape) < 0.3] = 0.0
+    thresholds = lightgbm_model(tmp_path / "model.txt", x, targets(y)[target], **parameters)
+    asked = {"probabilities": True} if target in (YES, CLASSES) else {}
+    expected, found = both(LightGBMFlavor, tmp_path / "model.txt", batch(probes(x, thresholds)), **asked)
+    assert found == expected
+
+
+def test_lightgbm_s_categories(tmp_path: Path) -> None:
+    """Codes that training saw, codes that it did not, and numbers that are none."""
+    random = np.random.default_rng(2)
+    x, y = data()
+    x[:, 0], x[:, 1] = random.integers(0, 200, ROWS), random.integers(0, 5, ROWS)
+    y = y + np.sin(np.nan_to_num(x[:, 0]) * 3) * 2
+    words = {"max_cat_threshold": 64, "min_data_per_group": 2, "cat_smooth": 1, "categorical": [0, 1]}
+    thresholds = lightgbm_model(tmp_path / "model.txt", x, y, **words)
+    rows = probes(x, thresholds)
+    codes = [*range(-3, 260), 0.5, -0.5, -0.999, 2.999, 1e9, 2.0**31, 3e9, 1e18, np.nan, np.inf, -np.inf]
+    rows[:, 0], rows[:, 1] = random.choice(codes, len(rows)), random.choice(codes, len(rows))
+    expected, found = both(LightGBMFlavor, tmp_path / "model.txt", batch(rows))
+    assert found == expected
+
+
+def test_lightgbm_s_linear_leaves_are_left_to_it(tmp_path: Path) -> None:
+    x, y = data()
+    lightgbm_model(tmp_path / "model.txt", np.nan_to_num(x), y, linear_tree=True)
+    model = LightGBMFlavor().load(str(tmp_path / "model.txt"), {"accelerate": True})
+    assert (model.kernel, model.not_accelerated) == (None, "its leaves are linear models")
+    assert not model.predict(batch(x)).by_kernel
+
+
+XGBOOST: dict[str, tuple[dict[str, Any], int]] = {
+    "squared error": ({"objective": "reg:squarederror"}, VALUE),
+    "absolute error": ({"objective": "reg:absoluteerror"}, VALUE),
+    "logistic": ({"objective": "binary:logistic"}, YES),
+    "logistic, another base": ({"objective": "binary:logistic", "base_score": 0.3}, YES),
+    "share": ({"objective": "reg:logistic"}, SHARE),
+    "poisson": ({"objective": "count:poisson"}, POSITIVE),
+    "gamma": ({"objective": "reg:gamma"}, POSITIVE),
+    "tweedie": ({"objective": "reg:tweedie"}, POSITIVE),
+    "classes": ({"objective": "multi:softprob", "num_class": 4}, CLASSES),
+    "classes, the likeliest": ({"objective": "multi:softmax", "num_class": 4}, CLASSES),
+    "forests": ({"objective": "multi:softprob", "num_class": 4, "num_parallel_tree": 3, "subsample": 0.6}, CLASSES),
+    "pruned": ({"objective": "reg:squarederror", "tree_method": "exact", "gamma": 2}, VALUE),
+    "255 leaves": ({"max_depth": 0, "max_leaves": 255, "grow_policy": "lossguide", "min_child_weight": 0}, VALUE),
+}
+
+
+def xgboost_model(path: Path, x: Array, y: Array, *, types: list[str] | None = None, **parameters: Any) -> list[float]:
+    """Train, save, and give the thresholds."""
+    import xgboost
+
+    kept = xgboost.DMatrix(x, y, feature_names=NAMES, feature_types=types, enable_categorical=types is not None)
+    model = xgboost.train({"nthread": 1, "max_depth": 5, "max_bin": 1000, "seed": 3, **parameters}, kept, 20)
+    model.save_model(path)
+    if parameters.get("booster") == "gblinear":
+        return []
+    return [float(each) for each in model.trees_to_dataframe()["Split"].dropna()]
+
+
+@pytest.mark.parametrize("ending", ["json", "ubj"])
+@pytest.mark.parametrize("name", XGBOOST)
+def test_xgboost_s_bits(tmp_path: Path, name: str, ending: str) -> None:
+    parameters, target = XGBOOST[name]
+    x, y = data()
+    path = tmp_path / f"model.{ending}"
+    thresholds = xgboost_model(path, x, targets(y)[target], **parameters)
+    asked = {"probabilities": True} if target == CLASSES else {}
+    expected, found = both(XGBoostFlavor, path, batch(probes(x, thresholds)), **asked)
+    assert found == expected
+
+
+def test_xgboost_s_categories(tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+    x, y = data()
+    x[:, 0], x[:, 1] = random.integers(0, 90, ROWS), random.integers(0, 5, ROWS)
+    x[::17, 0] = np.nan
+    y = y + np.sin(np.nan_to_num(x[:, 0]) * 3) * 2
+    types = ["c", "c", *["float"] * (FEATURES - 2)]
+    xgboost_model(tmp_path / "model.json", x, y, types=types, max_cat_to_onehot=4)
+    expected, found = both(XGBoostFlavor, tmp_path / "model.json", batch(x))
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("parameters", "why"),
+    [
+        ({"booster": "gblinear"}, "linear"),
+        ({"booster": "dart"}, "dart"),
+        ({"objective": "binary:hinge"}, "objective"),
+    ],
+)
+def test_what_no_kernel_knows_is_left_to_xgboost(tmp_path: Path, parameters: dict[str, Any], why: str) -> None:
+    x, y = data()
+    xgboost_model(tmp_path / "model.json", np.nan_to_num(x), (y > 0).astype(int), **parameters)
+    model = XGBoostFlavor().load(str(tmp_path / "model.json"), {"accelerate": True})
+    assert model.kernel is None
+    assert why in model.not_accelerated
+    assert not model.predict(batch(np.nan_to_num(x))).by_kernel
+
+
+def test_tables_that_are_too_large_are_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = data()
+    lightgbm_model(tmp_path / "model.txt", x, y)
+    monkeypatch.setattr(trees, "MAX_TABLE_BYTES", 1000)
+    model = LightGBMFlavor().load(str(tmp_path / "model.txt"), {"accelerate": True})
+    assert model.kernel is None
+    assert "its tables would take" in model.not_accelerated
+
+
+@pytest.mark.parametrize("broken", ["absent", "other version"])
+def test_without_the_library_all_is_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    x, y = data()
+    lightgbm_model(tmp_path / "model.txt", x, y)
+    if broken == "absent":
+        monkeypatch.setattr(library, "_PACKAGE", "a_package_that_nobody_has")
+    else:
+        monkeypatch.setattr(library, "ABI", library.ABI + 1)
+    library._found.cache_clear()
+    try:
+        model = LightGBMFlavor().load(str(tmp_path / "model.txt"), {"accelerate": True})
+        assert model.kernel is None
+        assert "tidemill-kernels" in model.not_accelerated
+        assert not model.predict(batch(x)).by_kernel
+    finally:
+        library._found.cache_clear()
+
+
+def test_the_library_is_plain_c() -> None:
+    """It needs no Python to be loaded, so one build serves every version."""
+    found = library.library()
+    assert isinstance(found, ctypes.CDLL)
+    assert found.tidemill_abi() == library.ABI
