@@ -260,7 +260,8 @@ class Settings(BaseSettings):
             super().__init__(**values)
         except ValidationError as exc:
             faults = {".".join(map(str, fault["loc"])): fault["msg"] for fault in exc.errors(include_input=False)}
-            listed = "; ".join(f"{name}: {message}" for name, message in list(faults.items())[:3])
+            told = [(name, message.removeprefix("Value error, ")) for name, message in faults.items()]
+            listed = "; ".join(f"{name}: {message}" if name else message for name, message in told[:3])
             raise InvalidSpec(
                 f"Settings are not valid. {listed}.",
                 remedy=f"Look at TIDEMILL_... in the environment, and at {' and '.join(map(str, config_files()))}.",

@@ -35,7 +35,7 @@ NATIVE = (
 
 HEAVY = (*NATIVE, "pydantic", "sqlalchemy", "typer", "rich", "yaml", "importlib.metadata")
 
-CHILD_PACKAGES = ("sources", "encoders", "flavors", "testing")
+CHILD_PACKAGES = ("sources", "encoders", "flavors", "kernels", "testing")
 CHILD_MARK = re.compile(r"Runs in children|Entry points? of (?:a scorer|children)")
 """A module anywhere else that needs a native library says so in its docstring."""
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from tidemill.config import Settings
 from tidemill.domain.access import Principal, Role
+from tidemill.domain.errors import InvalidSpec
 from tidemill.domain.login import LoginRule, Person, principal_of, shown_owner
 from tidemill.service.tokens import NO_TOKEN, Token, is_genuine, new_token, read_token
 from tidemill.ui.session import own_place
@@ -85,7 +85,7 @@ RULE = {"user": "bob", "role": "viewer"}
     ],
 )
 def test_settings_that_would_let_in_nobody_or_anybody_are_refused(words: dict[str, Any], says: str) -> None:
-    with pytest.raises(ValidationError, match=says):
+    with pytest.raises(InvalidSpec, match=says):
         Settings(**words)
 
 

@@ -1,6 +1,6 @@
 """Whether a kernel predicts in place of a model's own library: only where both agree on rows of this very input.
 
-Runs in a child of its own, once a job is planned: a row that ends or holds up the process costs the kernel, not
+Runs in children, one for each job that was planned: a row that ends or holds up the process costs the kernel, not
 the job.
 """
 
