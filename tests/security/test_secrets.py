@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ from tidemill.domain.admission import Needs
 from tidemill.domain.errors import InvalidSpec, NotAllowed, NotFound, Refused
 from tidemill.service import keys, mlflow, registration, submission
 from tidemill.service.secrets import Secrets, variable_of
+from tidemill.service.sender import Sender
 from tidemill.service.work import Pool, PoolOptions
 from tidemill.stores.sql.store import SqlStore
 from tidemill.stores.sql.tables import metadata
@@ -187,7 +189,10 @@ def test_words_that_only_sound_so_are_taken(house: House) -> None:
 
 # -- the tour
 
-PLANTED = {name: f"pLaNtEd-{name}-7f3a91" for name in ("hub", "query", "userinfo", "model", "spec", "store", "echo")}
+PLANTED = {
+    name: f"pLaNtEd-{name}-7f3a91"
+    for name in ("hub", "query", "userinfo", "model", "spec", "store", "echo", "webhook-key", "oidc", "whole-url")
+}
 
 
 @dataclass
@@ -276,19 +281,25 @@ def test_planted_secrets_are_found_nowhere(store: str | None, tmp_path: Path, mo
     model = Path(__file__).parents[2] / "src" / "tidemill" / "cli" / "demo_data" / "model.txt"
     settings = Settings(
         home=tmp_path / "home", cores=1, store=store, data_roots=[data], model_hosts=["127.0.0.1", "localhost"],
-        secret_hosts={"hub": ["127.0.0.1"]},
+        secret_hosts={"hub": ["127.0.0.1"]}, webhook_hosts=["127.0.0.1"], webhook_key=PLANTED["webhook-key"] * 2,
+        oidc_issuer="http://127.0.0.1:9", oidc_client_id="tidemill", oidc_client_secret=PLANTED["oidc"],
+        public_url="http://127.0.0.1:1", logins=[{"user": "*", "role": "viewer"}],
     )  # fmt: skip
     try:
         with Hub(model.read_bytes()).serving() as hub, opened(settings) as context:
             options = PoolOptions(jobs_at_once=1, host=Needs(cpus=1, memory_bytes=4 << 30), drain_seconds=5)
             pool = Pool(context, options)
             pool.start()
+            sender = Sender(context)
+            sender.start()
             try:
                 _, admin = keys.add(context, HERE, AddKey(name="admin", role=Role.ADMIN.value))
                 tour = Tour(create_app(context), admin)
                 with tour.client:
-                    walk(tour, context, hub, data)
+                    signed = walk(tour, context, hub, data)
             finally:
+                sender.stop()
+                sender.join(30)
                 pool.stop()
                 pool.join(30)
             told = {"database": rows_of(context.store), "answers": b"\n".join(tour.heard)}
@@ -301,7 +312,7 @@ def test_planted_secrets_are_found_nowhere(store: str | None, tmp_path: Path, mo
     assert b"wanted-name" in told["database"]
     assert b"wanted-name" in told["answers"]
     assert b"succeeded_with_rejections" in told["log"]
-    hidden = {**PLANTED, "key": admin.rpartition("_")[2]}
+    hidden = {**PLANTED, "key": admin.rpartition("_")[2], "signed": signed.removeprefix("whsec_")}
     assert [(name, place) for name, text in hidden.items() for place in told if text.encode() in told[place]] == []
     assert any(b"***" in content for place, content in told.items() if place.endswith(".log"))
 
@@ -314,9 +325,14 @@ def rows_of(store: Any) -> bytes:
     return "\n".join(rows).encode()
 
 
-def walk(tour: Tour, context: Any, hub: Hub, data: Path) -> None:
-    """Models from a place that wants a secret, jobs that fail in all ways, and everything that can be asked of them."""
+def walk(tour: Tour, context: Any, hub: Hub, data: Path) -> str:
+    """Models from a place that wants a secret, jobs that fail in all ways, and everything that can be asked of them;
+    told to a webhook, whose secret it returns."""
     site = f"http://127.0.0.1:{hub.port}"
+    hook = tour.ask("POST", "/api/v1/webhooks", json={"url": f"{site}/hook"})
+    assert hook.status_code == 201, hook.text
+    del tour.heard[-2:]  # Here alone the secret is told.
+    told_of = f"/api/v1/webhooks/{hook.json()['id']}"
     versions = "/api/v1/models/wanted-name/versions"
     let_in = {"source": f"{site}/model.txt?sig={PLANTED['query']}", "authorization": "secret:hub"}
     assert tour.ask("POST", versions, json=let_in).status_code == 201
@@ -350,10 +366,25 @@ def walk(tour: Tour, context: Any, hub: Hub, data: Path) -> None:
         tour.ask("GET", f"/jobs/{job_id}")
         for form in ("csv", "jsonl", "arrow", "parquet"):
             tour.ask("GET", f"/api/v1/jobs/{job_id}/result/download", params={"format": form})
+    deadline = time.monotonic() + 60
+    while not any(each["attempts"] for each in tour.ask("GET", f"{told_of}/deliveries").json()["items"]):
+        assert time.monotonic() < deadline, "nothing was sent"
+        time.sleep(0.1)
+    tour.ask("GET", told_of)
+    assert tour.ask("GET", "/login/provider", follow_redirects=False).status_code in (303, 401, 502, 503)
+    spec = {"model": "wanted-name@1", "input": {"path": [str(data / "{{ due | date }}.parquet")]}}
+    nightly = {"name": "nightly", "spec": spec, "trigger": {"kind": "cron", "cron": "0 2 * * *"}}
+    assert tour.ask("POST", "/api/v1/schedules", json=nightly).status_code == 201
+    carried = {**nightly, "name": "carried", "spec": {**spec, "labels": {"password": PLANTED["spec"]}}}
+    carried["spec"]["input"] = {"path": [f"http://me:{PLANTED['whole-url']}@127.0.0.1/x"]}
+    assert tour.ask("POST", "/api/v1/schedules", json=carried).status_code == 422
     sent = tour.ask("PUT", "/api/v1/uploads/wanted-name.csv", content=b"n\n1\n").json()
     below = ("jobs", "models", "models/wanted-name", "keys", "audit", "service", "usage?by=model")
     for path in (*(f"/api/v1/{path}" for path in below), f"/api/v1/uploads/{sent['id']}/preview", "/metrics", "/"):
         assert tour.ask("GET", path).status_code == 200, path
+    for path in ("/api/v1/schedules", "/api/v1/schedules/nightly", "/schedules", "/api/v1/sessions", "/login"):
+        tour.ask("GET", path)
+    return str(hook.json()["secret"])
 
 
 CHATTY = f"{Path(__file__).with_name('chatty.py')}:Chatty"
