@@ -373,7 +373,7 @@ def test_a_backup_holds_all_that_was_acknowledged(sql: SqlStore, tmp_path: Path)
     kept = {job.id for job in copy.jobs.list(limit=1000)}
     assert set(before) <= kept <= set(acknowledged)
     copy.jobs.submit(new_job("job_new"))
-    assert copy.check()["schema"] == 2
+    assert copy.check()["schema"] == copy.check()["newest_schema"]
     copy.close()
 
 

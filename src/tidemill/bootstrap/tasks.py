@@ -51,6 +51,7 @@ def read_result(request: Mapping[str, Any], progress: Progress) -> dict[str, Any
 
 
 snapshot = planner.snapshot
+still_planned = planner.still_planned
 plan = planner.plan
 assemble = assembly.assemble
 show = preview.preview

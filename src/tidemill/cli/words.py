@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import os
 import re
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -61,6 +63,19 @@ def _words(
     input_option: Annotated[
         list[str] | None, typer.Option(help="Of the input format, e.g. delimiter=;", metavar="K=V")
     ] = None,
+    only_new: Annotated[
+        bool, typer.Option("--only-new", help="Only files that no run has scored into this output yet; append to it.")
+    ] = False,
+    series: Annotated[
+        str | None,
+        typer.Option(help="Only files that no job of this series has scored yet.", metavar="NAME"),
+    ] = None,
+    settle: Annotated[
+        str | None, typer.Option(help='Of a series: leave files written to within this time, e.g. "1m".')
+    ] = None,
+    changed: Annotated[
+        str | None, typer.Option(help="Of a series: files that changed since they were scored: score or skip.")
+    ] = None,
     flavor: Annotated[str | None, typer.Option(help="The kind of model, if it cannot be seen.")] = None,
     executor: Annotated[
         str | None, typer.Option(help="What starts scorers: local, child processes of this machine.", metavar="NAME")
@@ -92,7 +107,14 @@ def _words(
         "keep": keep,
         "features": names(features),
         "schema": types(schema),
-        "input": {"path": inputs or None, "format": input_format, "options": pairs(input_option or []) or None},
+        "input": {
+            "path": inputs or None,
+            "format": input_format,
+            "options": pairs(input_option or []) or None,
+            "series": series,
+            "settle": settle,
+            "changed": changed,
+        },
         "output": {"path": out, "mode": mode},
         "predict": {"probabilities": probabilities or None, "threshold": threshold},
         "compute": {
@@ -105,7 +127,7 @@ def _words(
         },
         "limits": {"rejected": max_rejected, "runtime": max_runtime},
     }
-    return build_spec(model, flags)
+    return build_spec(model, flags, only_new=only_new)
 
 
 def takes_spec(command: Callable[..., None]) -> Callable[..., None]:
@@ -124,12 +146,32 @@ def takes_spec(command: Callable[..., None]) -> Callable[..., None]:
     return typed
 
 
-def build_spec(model: str, flags: Mapping[str, Any]) -> JobSpec:
+def build_spec(model: str, flags: Mapping[str, Any], *, only_new: bool = False) -> JobSpec:
     """The spec from a file and flags (flags win), or from flags alone. Raises InvalidSpec, NotFound."""
     words: dict[str, Any] = {"model": model}
     if _is_spec(model):
         words = _read_spec(Path(model))
+    if only_new:
+        _overlay(words, flags)
+        _overlay(words, _only_new(words))
     return spec_of(words, flags)
+
+
+def _only_new(words: Mapping[str, Any]) -> dict[str, Any]:
+    """What `--only-new` stands for: a series named after the output, which is appended to."""
+    output = words.get("output")
+    output = output if isinstance(output, Mapping) else {"path": output}
+    if not output.get("path"):
+        raise InvalidSpec(
+            "--only-new is about an output, and none was given.",
+            remedy="Name it with -o, or name a series with --series.",
+        )
+    given = words.get("input")
+    series = given.get("series") if isinstance(given, Mapping) else None
+    path = os.path.abspath(os.path.expanduser(str(output["path"])))
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.basename(path)).strip("-._")[:80] or "output"
+    name = f"{readable}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+    return {"input": {"series": series or name}, "output": {"mode": output.get("mode") or "append"}}
 
 
 def spec_of(words: dict[str, Any], flags: Mapping[str, Any]) -> JobSpec:

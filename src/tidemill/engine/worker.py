@@ -45,6 +45,7 @@ from tidemill.engine.layout import Compute, Host, Layout
 from tidemill.engine.manifest import build_manifest
 from tidemill.engine.modelkey import model_key
 from tidemill.engine.recall import Recall, info_key
+from tidemill.engine.recording import Recording
 from tidemill.engine.scoring import Leave, Scoring, ScoringLimits
 from tidemill.ports.executor import Executor, ScorerLost, ScorerSpec
 from tidemill.ports.observer import JobProgress, Observer
@@ -149,6 +150,7 @@ class _Run:
     """One claim of one job."""
 
     sink: Sink
+    recording: Recording
 
     def __init__(self, worker: Worker, job: Job, lease: Lease, beat: Heartbeat) -> None:
         self.worker, self.job, self.lease, self.beat = worker, job, lease, beat
@@ -166,6 +168,7 @@ class _Run:
         """The whole way; once more, from wherever the job stands then, when the store was away."""
         self.spec = JobSpec.model_validate(self.job.spec)
         self.sink = self.worker.open_sink(self.spec)
+        self.recording = Recording(self.held, self.job, self.spec)
         self.opened = True
         self.worker.tell(lambda observer: observer.job_started(self.job, self.job.chunks_done))
         self._count_death()
@@ -248,14 +251,18 @@ class _Run:
         if self.job.plan is not None:
             plan = PlanSummary.from_json(self.job.plan)
             self._check_libraries(plan)
+            self.recording.check(plan)
             return plan
+        parent = self._parent_manifest()
+        chosen = self.recording.begin(parent)
         request = {
             "spec": self.job.spec,
             "staging": self.job.staging,
             "epoch": self.lease.epoch,
             "model": self.model,
             "info": self.worker.recall.get(info_key(self.model, self.environment, self.spec)),
-            "parent": self._parent_manifest(),
+            "parent": parent,
+            **chosen,
         }
         answer = self.executor.call(
             self.worker.entries.plan,
@@ -265,6 +272,7 @@ class _Run:
             on_progress=self._planning,
             should_stop=self._should_stop,
         )
+        self.recording.end()
         plan = PlanSummary.from_json(answer["plan"])
         used = Usage(cpu_seconds=answer["cpu_seconds"], plan_cpu_seconds=answer["cpu_seconds"])
         self.held.write(
@@ -277,6 +285,9 @@ class _Run:
     def _planning(self, seen: Mapping[str, Any]) -> None:
         if "info" in seen:
             self.worker.recall.put(info_key(self.model, self.environment, self.spec), seen["info"])
+        if "scores" in seen:
+            self.recording.add(seen["scores"])
+            return
         self._progress(JobProgress(stage="planning", files=int(seen.get("files", 0))))
 
     def _parent_manifest(self) -> dict[str, Any] | None:
@@ -375,6 +386,7 @@ class _Run:
                 f" {counts.rejected:,} rejected rows in {self.job.chunks_done:,} chunks were committed.",
                 remedy="This is a defect of Tidemill: please report it. Nothing was published.",
             )
+        self.recording.check(plan)
         self._progress(JobProgress(stage="assembling", total=plan.rows, predicted=counts.predicted))
         files, used = self._assemble(plan)
         earlier = self.sink.look().manifest if self.spec.output and self.spec.output.mode == "append" else None

@@ -37,7 +37,7 @@ from tidemill.domain.ids import new_id
 from tidemill.domain.input_list import LIST_MARK
 from tidemill.domain.job import ENDED, Idempotency, Job, JobState, NewJob
 from tidemill.domain.model import Pin, is_mlflow, split_reference
-from tidemill.service import claims, control, jobs, mlflow, models, uploads
+from tidemill.service import claims, control, jobs, mlflow, models, series, uploads
 from tidemill.service.context import Context
 from tidemill.service.stdin import STDIN
 from tidemill.wire.spec import JobSpec, OutputSpec, invalid_words
@@ -233,6 +233,8 @@ def _new_job(request: _Request) -> NewJob:
     assert spec.output is not None
     if not managed:
         _check_free(context, who, spec.output)
+    if spec.input.series is not None and spec.input.rejected_of is None:
+        series.find_new(context, who.tenant, spec)
     return NewJob(
         id=job_id,
         name=asked.name or _name(pin, spec.output, managed=managed),
@@ -248,6 +250,7 @@ def _new_job(request: _Request) -> NewJob:
         needs=_needs(context, spec),
         parent_id=request.parent.id if request.parent is not None else None,
         managed=managed,
+        series=spec.input.series if spec.input.rejected_of is None else None,
     )
 
 
@@ -364,6 +367,11 @@ def _input_path(request: _Request, path: str) -> str:
             remedy="Name the files themselves, folders or patterns.",
         )
     if path.startswith(UPLOAD):
+        if request.spec.input.series is not None:
+            raise InvalidSpec(
+                f"{path} cannot be an input of a series: an upload is one file, and no new ones come to it.",
+                remedy="Leave the series out, or name a folder or pattern of the service's machine.",
+            )
         return str(uploads.path_of(context, who, path.removeprefix(UPLOAD)))
     if path not in request.trusted_paths:
         _check_place(context, who, path, "input")

@@ -18,6 +18,7 @@ from pydantic import (
     ValidationError,
     WithJsonSchema,
     field_validator,
+    model_validator,
 )
 
 from tidemill.domain.errors import InvalidSpec
@@ -30,11 +31,23 @@ InputFormat = Literal["auto", "parquet", "csv", "jsonl", "arrow", "orc", "avro",
 _STRINGS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 _ROWS_OR_SHARE = r"^(auto|none|[0-9]{1,15}|(100|[0-9]{1,2}(\.[0-9]{1,9})?)%)$"
 _SIZE = r"^([1-9][0-9]{2,6} ?M|[1-9][0-9]{0,4} ?G)i?B$"
+_SERIES = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 _DURATION = r"^([1-9][0-9]{0,8}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9])[smhd]?$"
 
 
 class _Words(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def seconds_of(value: str | None) -> float | None:
+    """A time such as "90m" in seconds. Raises ValueError."""
+    if value is None:
+        return None
+    if not re.fullmatch(_DURATION, value):
+        raise ValueError(f'{value!r} is not a time such as "30s", "90m", "2h"')
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    number, unit = (value[:-1], value[-1]) if value[-1] in units else (value, "s")
+    return float(number) * units[unit]
 
 
 def _as_list(value: Any) -> Any:
@@ -62,9 +75,35 @@ class InputSpec(_Words):
     """Files, folders, glob patterns, `@FILE` for the paths on its lines. Of a service, also `upload:ID`."""
     rejected_of: str | None = None
     """A finished job's id: only the rows of this input that it rejected."""
+    series: Annotated[str, Field(pattern=_SERIES)] | None = None
+    """A name, for an input that grows: only files that no job of this series has scored with success."""
+    settle: Annotated[
+        str | None, WithJsonSchema({"anyOf": [{"type": "string", "pattern": _DURATION}, {"type": "null"}]})
+    ] = None
+    """Of a series: files that were written to within this time, for example "1m", are left for the next job."""
+    changed: Literal["auto", "score", "skip"] = "auto"
+    """Of a series: what to do with a file whose earlier content was scored. "auto" scores it, but refuses to append
+    its rows to an output that has the earlier ones."""
     format: InputFormat = "auto"
     options: dict[str, Any] = {}
     """Of the format: see the page of formats. Of all: `partitions`, whether folder names are columns."""
+
+    @field_validator("settle")
+    @classmethod
+    def _settle(cls, value: str | None) -> str | None:
+        seconds_of(value)
+        return value
+
+    @model_validator(mode="after")
+    def _of_a_series(self) -> InputSpec:
+        given = [name for name in ("settle", "changed") if getattr(self, name) not in (None, "auto")]
+        if given and self.series is None:
+            raise ValueError(f"{given[0]} is for a series, and none is named")
+        return self
+
+    def settle_seconds(self) -> float:
+        """How long a file must have rested to be scored."""
+        return seconds_of(self.settle) or 0.0
 
 
 class OutputSpec(_Words):
@@ -141,7 +180,7 @@ class LimitsSpec(_Words):
     @field_validator("runtime")
     @classmethod
     def _runtime(cls, value: str | None) -> str | None:
-        LimitsSpec.seconds_of(value)
+        seconds_of(value)
         return value
 
     @staticmethod
@@ -156,24 +195,13 @@ class LimitsSpec(_Words):
             return max(100, planned_rows // 100)
         return int(planned_rows * Decimal(text[:-1]) / 100) if text.endswith("%") else int(text)
 
-    @staticmethod
-    def seconds_of(value: str | None) -> float | None:
-        """The run time limit in seconds."""
-        if value is None:
-            return None
-        if not re.fullmatch(_DURATION, value):
-            raise ValueError(f'{value!r} is not a time such as "30s", "90m", "2h"')
-        units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-        number, unit = (value[:-1], value[-1]) if value[-1] in units else (value, "s")
-        return float(number) * units[unit]
-
     def max_rejected(self, planned_rows: int) -> int:
         """How many rows may be rejected of so many planned."""
         return self.max_rejected_of(self.rejected, planned_rows)
 
     def runtime_seconds(self) -> float | None:
         """How long the job may run in all, or None."""
-        return self.seconds_of(self.runtime)
+        return seconds_of(self.runtime)
 
 
 class JobSpec(_Words):
@@ -201,6 +229,15 @@ class JobSpec(_Words):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True, serialize_by_alias=True)
 
+    @model_validator(mode="after")
+    def _keeps_the_series(self) -> JobSpec:
+        if self.input.series is not None and self.output is not None and self.output.mode == "overwrite":
+            raise ValueError(
+                "a job of a series scores only what is new, and mode overwrite would throw away the predictions of"
+                " all files before; append, or give each job an output of its own"
+            )
+        return self
+
     @field_validator("keep", mode="before")
     @classmethod
     def _keep(cls, value: Any) -> Any:
@@ -216,7 +253,9 @@ class JobSpec(_Words):
         """
         left_out = {"name", "labels", "limits", "priority", "output", "compute", "model", "input"}
         data = self.model_dump(mode="json", exclude=left_out)
-        data["input"] = self.input.model_dump(mode="json", exclude={"path"}, exclude_none=True)
+        # Which of its files are scored is said by the snapshot.
+        chosen = {"path", "series", "settle", "changed"}
+        data["input"] = self.input.model_dump(mode="json", exclude=chosen, exclude_none=True)
         data["borders"] = self.compute.model_dump(mode="json", include={"rows_per_chunk", "batch_rows"})
         if self.output is not None:
             data["output"] = self.output.model_dump(mode="json", include={"format", "options"})

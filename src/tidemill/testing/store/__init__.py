@@ -32,6 +32,7 @@ from tidemill.testing.store.keys import KeysSuite
 from tidemill.testing.store.leases import LeasesSuite
 from tidemill.testing.store.ledger import LedgerSuite
 from tidemill.testing.store.models import ModelsSuite
+from tidemill.testing.store.series import SeriesSuite
 from tidemill.testing.store.submitting import SubmittingSuite
 from tidemill.testing.store.suite import claim_next
 from tidemill.testing.store.wishes import WishesSuite
@@ -62,6 +63,7 @@ class StoreContract(
     LeasesSuite,
     WishesSuite,
     LedgerSuite,
+    SeriesSuite,
     HistorySuite,
     ModelsSuite,
     KeysSuite,
