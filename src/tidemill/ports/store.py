@@ -21,6 +21,7 @@ from tidemill.domain.job import Idempotency, Job, JobEvent, JobFilter, JobState,
 from tidemill.domain.model import ModelVersion
 from tidemill.domain.plan import InputFile, PlanSummary
 from tidemill.domain.receipt import NO_USAGE, Receipt, Usage
+from tidemill.domain.schedule import Firing, Schedule
 from tidemill.domain.series import Series
 
 EVERY_JOB = JobFilter()
@@ -375,6 +376,94 @@ class AuditLog(ABC):
         """Delete at most so many entries older than that; how many it was."""
 
 
+class ScheduleStore(ABC):
+    """Schedules, and which due time of each comes next."""
+
+    @abstractmethod
+    def now(self) -> datetime:
+        """By the database's clock, which is one for all servers."""
+
+    @abstractmethod
+    def add(self, schedule: Schedule, idempotency: Idempotency | None = None) -> tuple[Schedule, bool]:
+        """Store it; (schedule, whether it is new). Durable when it returns.
+
+        With a key that came before: the schedule of then, not new. Raises KeyReused if that was another request,
+        Refused if the tenant has a schedule of that name.
+        """
+
+    @abstractmethod
+    def get(self, tenant: str, which: str) -> Schedule:
+        """By id or by name. Raises NotFound, also for another tenant's, with "did you mean"."""
+
+    @abstractmethod
+    def remove(self, schedule_id: str) -> None:
+        """Forget it and its firings; their jobs stay. Safe to repeat."""
+
+    @abstractmethod
+    def list_due(self, now: datetime, *, limit: int) -> list[Schedule]:
+        """Those that run and whose `next_due` has come, or that were looked at later than `now`: oldest due first."""
+
+    @abstractmethod
+    def find_and_hold(self, schedule_id: str) -> Schedule | None:
+        """Read it anew; inside `Store.transaction` nobody changes it or its firings before the end of that."""
+
+    @abstractmethod
+    def move_on(self, schedule_id: str, next_due: datetime | None, *, checked_at: datetime) -> None:
+        """Set what is due next, and by which time that was worked out."""
+
+    @abstractmethod
+    def set_paused(self, schedule_id: str, paused: bool) -> None:
+        """Whether it fires by itself."""
+
+    @abstractmethod
+    def list(self, tenant: str, *, limit: int = 100, after: str | None = None) -> list[Schedule]:
+        """By name; `after` is a name to go on from."""
+
+
+class FiringStore(ABC):
+    """What became of due times. (schedule, due time) is the key: each fires at most once."""
+
+    @abstractmethod
+    def record_if_new(self, firing: Firing) -> bool:
+        """Add it; False, and nothing is changed, if that due time has a firing."""
+
+    @abstractmethod
+    def replace_if_over(self, firing: Firing) -> bool:
+        """Put it in the place of one that was skipped or refused, or whose job failed or was cancelled."""
+
+    @abstractmethod
+    def settle_if_waiting(self, firing: Firing) -> bool:
+        """Put it in the place of one that waits."""
+
+    @abstractmethod
+    def find(self, schedule_id: str, due: datetime) -> Firing | None:
+        """The firing of that due time."""
+
+    @abstractmethod
+    def find_by_request(self, schedule_id: str, request_key: str) -> Firing | None:
+        """The firing that this idempotency key asked for."""
+
+    @abstractmethod
+    def unfinished(self, schedule_id: str, *, backfill: bool) -> list[Firing]:
+        """Those that are active or waiting, of the one line or the other; oldest due first."""
+
+    @abstractmethod
+    def ready(self, *, limit: int) -> list[tuple[Schedule, Firing]]:
+        """The first waiting one of each line in which no job is active, of schedules that are not paused."""
+
+    @abstractmethod
+    def between(self, schedule_id: str, first: datetime, last: datetime) -> list[Firing]:
+        """Those due in [first, last], oldest first."""
+
+    @abstractmethod
+    def forget_before(self, moment: datetime, *, limit: int) -> int:
+        """Delete at most so many that are not active or waiting and were due before then; how many it was."""
+
+    @abstractmethod
+    def list(self, schedule_id: str, *, limit: int = 50, before: datetime | None = None) -> list[Firing]:
+        """Latest due first; `before` is a due time to go on from."""
+
+
 class Watch(ABC):
     """Waking up when something was written."""
 
@@ -404,6 +493,8 @@ class Store(ABC):
     models: ModelStore
     keys: KeyStore
     audit: AuditLog
+    schedules: ScheduleStore
+    firings: FiringStore
 
     @abstractmethod
     def transaction(self) -> AbstractContextManager[None]:

@@ -59,6 +59,11 @@ def submit(context: Context, who: Principal, spec: JobSpec, *, idempotency_key: 
     return _submit(context, _Request(context=context, who=who, spec=spec), idempotency_key)
 
 
+def new_job(context: Context, who: Principal, spec: JobSpec) -> NewJob:
+    """What `submit` would store, for whoever stores it together with something else. Raises as `submit` does."""
+    return _new_job(_Request(context=context, who=who, spec=spec))
+
+
 def retry(
     context: Context,
     who: Principal,

@@ -15,6 +15,7 @@ from tidemill.bootstrap.worker import start_pool
 from tidemill.cli.output import print_line
 from tidemill.config import Settings
 from tidemill.service.context import Context
+from tidemill.service.scheduler import Scheduler
 from tidemill.service.work import Pool
 from tidemill.telemetry import logs
 from tidemill.telemetry.metrics import Metrics
@@ -27,6 +28,9 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on; others than loopback need API keys.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = None,
     jobs: Annotated[bool, typer.Option("--jobs/--no-jobs", help="Run jobs here, or leave them to workers.")] = True,
+    schedules: Annotated[
+        bool, typer.Option("--schedules/--no-schedules", help="Fire schedules; any number of servers may.")
+    ] = True,
     json: Annotated[bool, typer.Option("--json", help="Log JSON, one object a line.")] = False,
 ) -> None:
     """Serve the REST API and the web pages, and run jobs, until Ctrl-C or SIGTERM.
@@ -38,10 +42,10 @@ def serve(
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
     with opened(settings, warm=jobs) as context:
         server.check_reach(context, settings.host)
-        _serve(context, settings, with_jobs=jobs)
+        _serve(context, settings, with_jobs=jobs, scheduler=Scheduler(context) if schedules else None)
 
 
-def _serve(context: Context, settings: Settings, *, with_jobs: bool) -> None:
+def _serve(context: Context, settings: Settings, *, with_jobs: bool, scheduler: Scheduler | None) -> None:
     metrics = Metrics()
     app = create_app(context, max_body_bytes=settings.max_body_bytes, metrics=metrics)
     pools: list[Pool] = []
@@ -49,6 +53,8 @@ def _serve(context: Context, settings: Settings, *, with_jobs: bool) -> None:
     def ready(url: str) -> None:
         if with_jobs:
             pools.append(start_pool(context, settings, [metrics]))
+        if scheduler is not None:
+            scheduler.start()
         print_line(f"Tidemill serves {url}")
 
     try:
@@ -63,6 +69,8 @@ def _serve(context: Context, settings: Settings, *, with_jobs: bool) -> None:
             ),
         )
     finally:
+        if scheduler is not None:
+            scheduler.stop(HAND_OVER_SECONDS)
         for pool in pools:
             pool.stop()
             pool.join(HAND_OVER_SECONDS)

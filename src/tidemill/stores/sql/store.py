@@ -21,6 +21,7 @@ from tidemill.stores.sql.keys import SqlKeys
 from tidemill.stores.sql.ledger import SqlLedger
 from tidemill.stores.sql.models import SqlModels
 from tidemill.stores.sql.queue import SqlQueue
+from tidemill.stores.sql.schedules import SqlFirings, SqlSchedules
 from tidemill.stores.sql.series import SqlSeries
 from tidemill.stores.sql.trust import SqlTrust
 from tidemill.stores.sql.workers import LockFiles, SqlWorkers
@@ -59,6 +60,8 @@ class SqlStore(Store):
         self.models = SqlModels(database)
         self.keys = SqlKeys(database)
         self.audit = SqlAudit(database)
+        self.schedules = SqlSchedules(database)
+        self.firings = SqlFirings(database)
 
     def transaction(self) -> AbstractContextManager[None]:
         return self.database.transaction()

@@ -207,6 +207,42 @@ workers = Table(
     Column("seen_at_ms", BigInteger, nullable=False),
 )
 
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("number", BigInteger, primary_key=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("tenant", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("spec", _Json, nullable=False),
+    Column("trigger_spec", _Json, nullable=False),
+    Column("overlap", Text, nullable=False),
+    Column("catch_up", Text, nullable=False),
+    Column("paused", Boolean, nullable=False),
+    Column("key_id", Text),
+    Column("created_by", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("next_due_ms", BigInteger),
+    Column("checked_at_ms", BigInteger, nullable=False),
+    Column("request_key", Text),
+    Column("request_digest", Text),
+)
+
+# A trigger on jobs keeps `job_state`: it stays when the job itself is forgotten.
+firings = Table(
+    "firings",
+    metadata,
+    Column("schedule_id", Text, ForeignKey("schedules.id"), primary_key=True),
+    Column("due_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("state", Text, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("job_id", Text),
+    Column("job_state", Text),
+    Column("reason", _Json),
+    Column("fired_at_ms", BigInteger, nullable=False),
+    Column("request_key", Text),
+)
+
 transitions = Table(
     "transitions",
     metadata,

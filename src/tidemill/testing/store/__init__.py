@@ -19,11 +19,13 @@ from tidemill.testing.store.factories import (
     LONG,
     ROWS,
     SHORT,
+    new_firing,
     new_job,
     new_key,
     new_pin,
     new_plan,
     new_receipt,
+    new_schedule,
     new_version,
 )
 from tidemill.testing.store.handle import HandleSuite
@@ -32,6 +34,7 @@ from tidemill.testing.store.keys import KeysSuite
 from tidemill.testing.store.leases import LeasesSuite
 from tidemill.testing.store.ledger import LedgerSuite
 from tidemill.testing.store.models import ModelsSuite
+from tidemill.testing.store.schedules import SchedulesSuite
 from tidemill.testing.store.series import SeriesSuite
 from tidemill.testing.store.submitting import SubmittingSuite
 from tidemill.testing.store.suite import claim_next
@@ -46,11 +49,13 @@ __all__ = [
     "LockedWorkersSuite",
     "StoreContract",
     "claim_next",
+    "new_firing",
     "new_job",
     "new_key",
     "new_pin",
     "new_plan",
     "new_receipt",
+    "new_schedule",
     "new_version",
 ]
 
@@ -67,6 +72,7 @@ class StoreContract(
     HistorySuite,
     ModelsSuite,
     KeysSuite,
+    SchedulesSuite,
     HandleSuite,
 ):
     """What every store promises."""

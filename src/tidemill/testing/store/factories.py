@@ -13,6 +13,7 @@ from tidemill.domain.job import NewJob
 from tidemill.domain.model import ModelVersion, Pin
 from tidemill.domain.plan import PlanSummary
 from tidemill.domain.receipt import Part, Receipt, Rejection, Usage
+from tidemill.domain.schedule import Cron, Firing, FiringState, Origin, Schedule
 from tidemill.domain.signature import Field, ModelInfo
 
 ROWS = 10
@@ -130,3 +131,31 @@ def new_key(key_id: str, **changes: Any) -> ApiKey:
         created_at=datetime(2026, 5, 4, 3, 2, 1, 987_000, UTC),
     )
     return replace(key, **changes)
+
+
+def new_schedule(name: str = "nightly", **changes: Any) -> Schedule:
+    """A schedule to add."""
+    schedule = Schedule(
+        id=f"sched_{name}",
+        name=name,
+        spec={"model": "m.txt", "input": {"path": ["in/{{ due | date }}"]}},
+        trigger=Cron(expression="0 2 * * *", zone="Europe/Berlin"),
+        key_id="key_1",
+        created_by="ada",
+        created_at=datetime(2026, 5, 4, 3, 2, 1, 987_000, UTC),
+        next_due=datetime(2026, 5, 5, tzinfo=UTC),
+        checked_at=datetime(2026, 5, 4, 3, 2, 1, 987_000, UTC),
+    )
+    return replace(schedule, **changes)
+
+
+def new_firing(due: datetime, state: FiringState = FiringState.WAITING, **changes: Any) -> Firing:
+    """A firing of `new_schedule`."""
+    firing = Firing(
+        schedule_id="sched_nightly",
+        due=due,
+        state=state,
+        origin=Origin.DUE,
+        fired_at=datetime(2026, 5, 5, 0, 0, 0, 123_000, UTC),
+    )
+    return replace(firing, **changes)
