@@ -24,6 +24,8 @@ OUTER_COMMA = r",(?![^()\[\]]*[)\]])"
 """One that does not stand inside the brackets of a type."""
 
 SPEC_ENDINGS = (".yaml", ".yml", ".json")
+_SHORT = {"input": "path", "output": "path", "series": "name"}
+"""Words that may be said shortly: `input: FILE` for `input: {path: FILE}`."""
 _FIRST_WORD = re.compile(rb'\s*\{\s*"(\w+)"\s*:', re.ASCII)
 
 Model = Annotated[
@@ -111,9 +113,7 @@ def _words(
             "path": inputs or None,
             "format": input_format,
             "options": pairs(input_option or []) or None,
-            "series": series,
-            "settle": settle,
-            "changed": changed,
+            "series": {"name": series, "settle": settle, "changed": changed},
         },
         "output": {"path": out, "mode": mode},
         "predict": {"probabilities": probabilities or None, "threshold": threshold},
@@ -166,12 +166,12 @@ def _only_new(words: Mapping[str, Any]) -> dict[str, Any]:
             "--only-new is about an output, and none was given.",
             remedy="Name it with -o, or name a series with --series.",
         )
-    given = words.get("input")
-    series = given.get("series") if isinstance(given, Mapping) else None
     path = os.path.abspath(os.path.expanduser(str(output["path"])))
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.basename(path)).strip("-._")[:80] or "output"
     name = f"{readable}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
-    return {"input": {"series": series or name}, "output": {"mode": output.get("mode") or "append"}}
+    series = words["input"].get("series") if isinstance(words.get("input"), Mapping) else None
+    named = series if isinstance(series, str) else (series or {}).get("name")
+    return {"input": {"series": {"name": named or name}}, "output": {"mode": output.get("mode") or "append"}}
 
 
 def spec_of(words: dict[str, Any], flags: Mapping[str, Any]) -> JobSpec:
@@ -218,7 +218,7 @@ def _overlay(words: dict[str, Any], flags: Mapping[str, Any]) -> None:
     for key, value in flags.items():
         if isinstance(value, Mapping) and key != "schema":
             inner = words.get(key)
-            inner = dict(inner) if isinstance(inner, Mapping) else ({"path": inner} if inner else {})
+            inner = dict(inner) if isinstance(inner, Mapping) else ({_SHORT.get(key, "path"): inner} if inner else {})
             _overlay(inner, value)
             if inner:
                 words[key] = inner

@@ -41,15 +41,16 @@ def write_record(path: Path, files: Iterable[InputFile]) -> None:
 
 def unscored(spec: JobSpec, record: Path, number: int) -> dict[str, Any]:
     """What `Unscored` wants to know, of a spec that names a series."""
-    words = spec.input
-    changed: str = words.changed
+    series = spec.input.series
+    assert series is not None, "only a job of a series scores what is new"
+    changed: str = series.changed
     if changed == "auto":
         changed = "refuse" if spec.output is not None and spec.output.mode == "append" else "score"
     return {
         "record": str(record),
-        "series": words.series,
+        "series": series.name,
         "number": number,
-        "settle_seconds": words.settle_seconds(),
+        "settle_seconds": series.settle_seconds(),
         "changed": changed,
     }
 

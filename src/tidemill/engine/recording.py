@@ -23,7 +23,7 @@ class Recording:
 
     def __init__(self, held: Held, job: Job, spec: JobSpec) -> None:
         self._held, self._job, self._spec = held, job, spec
-        self._series = spec.input.series or ""
+        self._series = spec.input.series.name if spec.input.series is not None else ""
         self._store = held.store.series
         self._record = Path(job.staging) / f"record-{held.lease.epoch}.db"
 

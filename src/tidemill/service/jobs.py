@@ -39,7 +39,7 @@ from tidemill.service import keys, mlflow, models, outputs, series
 from tidemill.service.claims import claim_of
 from tidemill.service.context import Context
 from tidemill.service.stdin import STDIN
-from tidemill.wire.spec import JobSpec, OutputSpec
+from tidemill.wire.spec import InputSpec, JobSpec, OutputSpec
 
 AskTrust = Callable[[Mapping[str, Any]], bool]
 
@@ -78,6 +78,7 @@ def resolve(spec: JobSpec) -> JobSpec:
     if spec.output is not None:
         update["output"] = outputs.resolve(spec.output)
         _check_apart(update["output"], paths)
+        _check_series_kept(spec.input, update["output"])
     return spec.model_copy(update=update)
 
 
@@ -125,6 +126,15 @@ def _check_apart(output: OutputSpec, inputs: Sequence[str]) -> None:
             raise InvalidSpec(
                 f"The output {output.path} lies inside the input {path}.", remedy="Choose another output."
             )
+
+
+def _check_series_kept(given: InputSpec, output: OutputSpec) -> None:
+    if given.series is not None and output.mode == "overwrite":
+        raise InvalidSpec(
+            f"A job of the series {given.series.name!r} scores only what is new, and mode overwrite would throw away"
+            f" what {output.path} holds of all other files.",
+            remedy="Append, or give each job an output of its own; to score everything again, leave the series out.",
+        )
 
 
 def identify(context: Context, spec: JobSpec, ask_trust: AskTrust) -> dict[str, Any]:
@@ -205,7 +215,7 @@ class _Request:
                 return self._resume(job, state.claim)
             state = self.sink.look()
         if self.spec.input.series is not None:
-            return self._go_on_with_series(self.spec.input.series, state)
+            return self._go_on_with_series(self.spec.input.series.name, state)
         if state.manifest is not None or (state.occupied and state.other_output is None):
             done = self._finished(state)
             if done is not None:
@@ -401,7 +411,7 @@ class _Request:
                     staging=self.sink.staging(job_id),
                     model=Pin.from_json(_without_trust(self.model)) if "asked" in self.model else None,
                     foreground=True,
-                    series=self.spec.input.series,
+                    series=None if self.spec.input.series is None else self.spec.input.series.name,
                 ),
                 self.context.worker_id,
             )

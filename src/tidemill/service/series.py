@@ -39,7 +39,7 @@ def find_new(context: Context, tenant: str, spec: JobSpec) -> Found:
     assert spec.input.series is not None, "only a job of a series scores what is new"
     with tempfile.TemporaryDirectory(prefix="tidemill-") as folder:
         record = Path(folder) / "record.db"
-        write_record(record, context.store.series.files(tenant, spec.input.series))
+        write_record(record, context.store.series.files(tenant, spec.input.series.name))
         request = {"input": spec.input.model_dump(mode="json"), "unscored": unscored(spec, record, 1)}
         answer = context.executor.call(context.tasks.snapshot, request)
     found = Found(files=answer["files"], bytes=answer["bytes"], increment=Increment.from_json(answer["increment"]))

@@ -238,7 +238,8 @@ def _new_job(request: _Request) -> NewJob:
     assert spec.output is not None
     if not managed:
         _check_free(context, who, spec.output)
-    if spec.input.series is not None and spec.input.rejected_of is None:
+    holds = spec.input.series.name if spec.input.series is not None and spec.input.rejected_of is None else None
+    if holds is not None:
         series.find_new(context, who.tenant, spec)
     return NewJob(
         id=job_id,
@@ -255,7 +256,7 @@ def _new_job(request: _Request) -> NewJob:
         needs=_needs(context, spec),
         parent_id=request.parent.id if request.parent is not None else None,
         managed=managed,
-        series=spec.input.series if spec.input.rejected_of is None else None,
+        series=holds,
     )
 
 

@@ -18,7 +18,6 @@ from pydantic import (
     ValidationError,
     WithJsonSchema,
     field_validator,
-    model_validator,
 )
 
 from tidemill.domain.errors import InvalidSpec
@@ -63,6 +62,39 @@ WHOLE = BeforeValidator(whole)
 Names = Annotated[list[str], BeforeValidator(_as_list), WithJsonSchema(_STRINGS)]
 
 
+class SeriesSpec(_Words):
+    """Jobs over an input that grows, each of which scores what is new."""
+
+    name: Annotated[str, Field(pattern=_SERIES)]
+    settle: Annotated[
+        str | None, WithJsonSchema({"anyOf": [{"type": "string", "pattern": _DURATION}, {"type": "null"}]})
+    ] = None
+    """Files that were written to within this time, for example "1m", are left for the next job."""
+    changed: Literal["auto", "score", "skip"] = "auto"
+    """What to do with a file whose earlier content was scored. "auto" scores it, but refuses to append its rows to
+    an output that has the earlier ones."""
+
+    @field_validator("settle")
+    @classmethod
+    def _settle(cls, value: str | None) -> str | None:
+        seconds_of(value)
+        return value
+
+    def settle_seconds(self) -> float:
+        """How long a file must have rested to be scored."""
+        return seconds_of(self.settle) or 0.0
+
+
+def _as_series(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+SeriesWords = Annotated[
+    SeriesSpec | None,
+    BeforeValidator(_as_series, json_schema_input_type=Annotated[str, Field(pattern=_SERIES)] | SeriesSpec | None),
+]
+
+
 class InputSpec(_Words):
     """What to score."""
 
@@ -75,35 +107,11 @@ class InputSpec(_Words):
     """Files, folders, glob patterns, `@FILE` for the paths on its lines. Of a service, also `upload:ID`."""
     rejected_of: str | None = None
     """A finished job's id: only the rows of this input that it rejected."""
-    series: Annotated[str, Field(pattern=_SERIES)] | None = None
-    """A name, for an input that grows: only files that no job of this series has scored with success."""
-    settle: Annotated[
-        str | None, WithJsonSchema({"anyOf": [{"type": "string", "pattern": _DURATION}, {"type": "null"}]})
-    ] = None
-    """Of a series: files that were written to within this time, for example "1m", are left for the next job."""
-    changed: Literal["auto", "score", "skip"] = "auto"
-    """Of a series: what to do with a file whose earlier content was scored. "auto" scores it, but refuses to append
-    its rows to an output that has the earlier ones."""
+    series: SeriesWords = None
+    """For an input that grows: only files that no job of this series has scored with success. A name alone will do."""
     format: InputFormat = "auto"
     options: dict[str, Any] = {}
     """Of the format: see the page of formats. Of all: `partitions`, whether folder names are columns."""
-
-    @field_validator("settle")
-    @classmethod
-    def _settle(cls, value: str | None) -> str | None:
-        seconds_of(value)
-        return value
-
-    @model_validator(mode="after")
-    def _of_a_series(self) -> InputSpec:
-        given = [name for name in ("settle", "changed") if getattr(self, name) not in (None, "auto")]
-        if given and self.series is None:
-            raise ValueError(f"{given[0]} is for a series, and none is named")
-        return self
-
-    def settle_seconds(self) -> float:
-        """How long a file must have rested to be scored."""
-        return seconds_of(self.settle) or 0.0
 
 
 class OutputSpec(_Words):
@@ -229,15 +237,6 @@ class JobSpec(_Words):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True, serialize_by_alias=True)
 
-    @model_validator(mode="after")
-    def _keeps_the_series(self) -> JobSpec:
-        if self.input.series is not None and self.output is not None and self.output.mode == "overwrite":
-            raise ValueError(
-                "a job of a series scores only what is new, and mode overwrite would throw away the predictions of"
-                " all files before; append, or give each job an output of its own"
-            )
-        return self
-
     @field_validator("keep", mode="before")
     @classmethod
     def _keep(cls, value: Any) -> Any:
@@ -254,8 +253,7 @@ class JobSpec(_Words):
         left_out = {"name", "labels", "limits", "priority", "output", "compute", "model", "input"}
         data = self.model_dump(mode="json", exclude=left_out)
         # Which of its files are scored is said by the snapshot.
-        chosen = {"path", "series", "settle", "changed"}
-        data["input"] = self.input.model_dump(mode="json", exclude=chosen, exclude_none=True)
+        data["input"] = self.input.model_dump(mode="json", exclude={"path", "series"}, exclude_none=True)
         data["borders"] = self.compute.model_dump(mode="json", include={"rows_per_chunk", "batch_rows"})
         if self.output is not None:
             data["output"] = self.output.model_dump(mode="json", include={"format", "options"})

@@ -54,7 +54,8 @@ class Lake:
 
     def spec(self, output: str | Path, **words: Any) -> JobSpec:
         """A job of the series `lake` over everything."""
-        given = {"path": [str(self.input)], "series": "lake", **words.pop("input", {})}
+        series = {"name": "lake", **words.pop("series", {})}
+        given = {"path": [str(self.input)], "series": series}
         there = {"path": str(self.folder / output), "mode": words.pop("mode", "error")}
         base = {"model": MODEL, "input": given, "output": there, "keep": "all", "limits": {"rejected": 0}}
         return JobSpec.model_validate({**base, "compute": {"scorers": 1, "rows_per_chunk": 60}, **words})

@@ -60,11 +60,11 @@ def test_appending_never_has_a_file_twice_unless_asked(lake: Lake, store: str | 
         lake.write("d.parquet")
         with pytest.raises(AlreadyScored, match=r"b\.parquet changed after a job of the series 'lake' scored it"):
             submit(context, lake.spec("all", mode="append"))
-        scores(context, lake.spec("all", mode="append", input={"changed": "skip"}))
+        scores(context, lake.spec("all", mode="append", series={"changed": "skip"}))
         assert lake.scored("all") == {(f"{name}.parquet", 1): 1 for name in "abcd"}
         with pytest.raises(NothingNew):
-            submit(context, lake.spec("all", mode="append", input={"changed": "skip"}))
-        scores(context, lake.spec("all", mode="append", input={"changed": "score"}))
+            submit(context, lake.spec("all", mode="append", series={"changed": "skip"}))
+        scores(context, lake.spec("all", mode="append", series={"changed": "score"}))
     assert lake.scored("all") == {**{(f"{name}.parquet", 1): 1 for name in "abcd"}, ("b.parquet", 2): 1}
 
 
@@ -138,7 +138,7 @@ def test_rejected_rows_of_a_job_of_a_series_are_scored_again(lake: Lake, store: 
 
 
 def test_files_written_to_just_now_are_left_for_the_next_job(lake: Lake) -> None:
-    rested = {"input": {"settle": "1h"}}
+    rested = {"series": {"settle": "1h"}}
     long_ago = time.time() - 7200
     lake.write("old.parquet", at=long_ago)
     lake.write("young.parquet")
