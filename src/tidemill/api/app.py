@@ -14,7 +14,7 @@ from tidemill.api import errors, openapi
 from tidemill.api.access import Access, Bounds, Gate, check_routes
 from tidemill.api.dependencies import PREFIX
 from tidemill.api.pulse import Pulse
-from tidemill.api.routes import audit, events, jobs, keys, models, results, service, tus, uploads
+from tidemill.api.routes import audit, events, jobs, keys, models, results, schedules, service, tus, uploads
 from tidemill.domain.version import __version__
 from tidemill.service.context import Context
 from tidemill.telemetry.metrics import Metrics
@@ -23,6 +23,7 @@ ROUTERS = (
     jobs.router,
     events.router,
     results.router,
+    schedules.router,
     uploads.router,
     tus.router,
     models.router,

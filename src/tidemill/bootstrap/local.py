@@ -32,6 +32,7 @@ from tidemill.service import (
     registration,
     results,
     resumable,
+    schedules,
     status,
     submission,
     trials,
@@ -57,6 +58,14 @@ from tidemill.wire.api import (
     UploadOut,
     UploadPreview,
     UsageList,
+)
+from tidemill.wire.schedules import (
+    AddSchedule,
+    BackfillOut,
+    BackfillRequest,
+    DueTimes,
+    FiringOut,
+    ScheduleOut,
 )
 from tidemill.wire.spec import JobSpec
 
@@ -233,6 +242,39 @@ class LocalBackend:
 
     def uploads_remove(self, upload: str) -> None:
         uploads.remove(self._context, self._who, upload)
+
+    def schedules_add(self, request: AddSchedule, *, idempotency_key: str | None = None) -> ScheduleOut:
+        here = request.model_copy(update={"spec": absolute(request.spec)})
+        added, _ = schedules.add(self._context, self._who, here, idempotency_key=idempotency_key)
+        return schedules.describe(self._context, added)
+
+    def schedules_list(self, *, limit: int) -> list[ScheduleOut]:
+        return schedules.list_schedules(self._context, self._who, limit=limit).items
+
+    def schedules_show(self, schedule: str) -> ScheduleOut:
+        return schedules.describe(self._context, schedules.get(self._context, self._who, schedule))
+
+    def schedules_firings(self, schedule: str, *, limit: int) -> list[FiringOut]:
+        return schedules.firings(self._context, self._who, schedule, limit=limit).items
+
+    def schedules_next(self, schedule: str, *, count: int) -> DueTimes:
+        return schedules.next_due_times(self._context, self._who, schedule, count)
+
+    def schedules_pause(self, schedule: str) -> ScheduleOut:
+        return schedules.describe(self._context, schedules.pause(self._context, self._who, schedule))
+
+    def schedules_resume(self, schedule: str) -> ScheduleOut:
+        return schedules.describe(self._context, schedules.resume(self._context, self._who, schedule))
+
+    def schedules_run(self, schedule: str) -> FiringOut:
+        fired = schedules.run(self._context, self._who, schedule)
+        return schedules.describe_firing(schedules.get(self._context, self._who, schedule), fired)
+
+    def schedules_backfill(self, schedule: str, request: BackfillRequest) -> BackfillOut:
+        return schedules.backfill(self._context, self._who, schedule, request)
+
+    def schedules_remove(self, schedule: str) -> None:
+        schedules.remove(self._context, self._who, schedule)
 
     def keys_add(self, request: AddKey) -> NewKey:
         key, text = keys.add(self._context, self._who, request)

@@ -34,6 +34,14 @@ from tidemill.wire.api import (
     UploadPreview,
     UsageList,
 )
+from tidemill.wire.schedules import (
+    AddSchedule,
+    BackfillOut,
+    BackfillRequest,
+    DueTimes,
+    FiringOut,
+    ScheduleOut,
+)
 from tidemill.wire.spec import JobSpec
 
 HERE = "local"
@@ -157,6 +165,30 @@ class Backend(Protocol):
 
     def uploads_remove(self, upload: str) -> None:
         """Whole or not."""
+
+    def schedules_add(self, request: AddSchedule, *, idempotency_key: str | None = None) -> ScheduleOut: ...
+
+    def schedules_list(self, *, limit: int) -> list[ScheduleOut]:
+        """By name."""
+
+    def schedules_show(self, schedule: str) -> ScheduleOut: ...
+
+    def schedules_firings(self, schedule: str, *, limit: int) -> list[FiringOut]:
+        """The latest due first."""
+
+    def schedules_next(self, schedule: str, *, count: int) -> DueTimes:
+        """Due times to come, with the paths of their jobs."""
+
+    def schedules_pause(self, schedule: str) -> ScheduleOut: ...
+
+    def schedules_resume(self, schedule: str) -> ScheduleOut: ...
+
+    def schedules_run(self, schedule: str) -> FiringOut:
+        """Fire now."""
+
+    def schedules_backfill(self, schedule: str, request: BackfillRequest) -> BackfillOut: ...
+
+    def schedules_remove(self, schedule: str) -> None: ...
 
     def keys_add(self, request: AddKey) -> NewKey: ...
 

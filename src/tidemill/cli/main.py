@@ -20,6 +20,7 @@ COMMANDS = {
     "submit": f"{_FOLDER}.submit:submit",
     "jobs": f"{_FOLDER}.jobs:app",
     "results": f"{_FOLDER}.results:app",
+    "schedules": f"{_FOLDER}.schedules:app",
     "usage": f"{_FOLDER}.usage:usage",
     "uploads": f"{_FOLDER}.uploads:app",
     "models": f"{_FOLDER}.models:app",

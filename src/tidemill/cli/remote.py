@@ -34,6 +34,14 @@ from tidemill.wire.api import (
     UploadPreview,
     UsageList,
 )
+from tidemill.wire.schedules import (
+    AddSchedule,
+    BackfillOut,
+    BackfillRequest,
+    DueTimes,
+    FiringOut,
+    ScheduleOut,
+)
 from tidemill.wire.spec import JobSpec
 
 
@@ -172,6 +180,36 @@ class RemoteBackend:
 
     def uploads_remove(self, upload: str) -> None:
         self._client.uploads.remove(upload)
+
+    def schedules_add(self, request: AddSchedule, *, idempotency_key: str | None = None) -> ScheduleOut:
+        return self._client.schedules.make(request, idempotency_key=idempotency_key)
+
+    def schedules_list(self, *, limit: int) -> list[ScheduleOut]:
+        return list(islice(self._client.schedules.list(), limit))
+
+    def schedules_show(self, schedule: str) -> ScheduleOut:
+        return self._client.schedules.get(schedule)
+
+    def schedules_firings(self, schedule: str, *, limit: int) -> list[FiringOut]:
+        return list(islice(self._client.schedules.firings(schedule), limit))
+
+    def schedules_next(self, schedule: str, *, count: int) -> DueTimes:
+        return self._client.schedules.next(schedule, count)
+
+    def schedules_pause(self, schedule: str) -> ScheduleOut:
+        return self._client.schedules.pause(schedule)
+
+    def schedules_resume(self, schedule: str) -> ScheduleOut:
+        return self._client.schedules.resume(schedule)
+
+    def schedules_run(self, schedule: str) -> FiringOut:
+        return self._client.schedules.run(schedule)
+
+    def schedules_backfill(self, schedule: str, request: BackfillRequest) -> BackfillOut:
+        return self._client.schedules.fill(schedule, request)
+
+    def schedules_remove(self, schedule: str) -> None:
+        self._client.schedules.remove(schedule)
 
     def keys_add(self, request: AddKey) -> NewKey:
         return self._client.keys.make(request)

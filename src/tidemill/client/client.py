@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from os import PathLike, fspath
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
 import httpx2
-from pydantic import ValidationError
 
 from tidemill.client import inputs, uploads
 from tidemill.client.connection import Call, Connection, once
@@ -20,7 +18,9 @@ from tidemill.client.jobs import Job
 from tidemill.client.keys import Keys
 from tidemill.client.models import Models
 from tidemill.client.progress import Progress
+from tidemill.client.schedules import Schedules
 from tidemill.client.uploads import RESUMABLE_BYTES, Moved, Uploads
+from tidemill.client.words import Words, parsed
 from tidemill.config import Settings
 from tidemill.domain.cost import UsageBy
 from tidemill.domain.errors import InvalidSpec
@@ -37,9 +37,7 @@ from tidemill.wire.api import (
     UploadOut,
     UsageList,
 )
-from tidemill.wire.spec import JobSpec, invalid_words
-
-Words = str | PathLike[str]
+from tidemill.wire.spec import JobSpec
 
 
 class Client:
@@ -57,6 +55,7 @@ class Client:
     models: Models
     keys: Keys
     uploads: Uploads
+    schedules: Schedules
 
     def __init__(
         self, url: str | None = None, api_key: str | None = None, *, transport: httpx2.BaseTransport | None = None
@@ -71,6 +70,7 @@ class Client:
         self.models = Models(self._connection)
         self.keys = Keys(self._connection)
         self.uploads = Uploads(self._connection)
+        self.schedules = Schedules(self._connection)
 
     @property
     def url(self) -> str:
@@ -110,9 +110,9 @@ class Client:
         "server:/path" (or all of them with `input_on_server`). Without an output the service keeps the
         result for a while: see `Job.download`. The same `idempotency_key` gives the same job.
         """
-        parsed = _parsed(model, input, output, spec)
+        spoken = parsed(model, input, output, spec)
         with Progress(progress if moved is None else False) as shown:
-            sent = self._sent(parsed, input_on_server=input_on_server, moved=moved or shown.sent)
+            sent = self._sent(spoken, input_on_server=input_on_server, moved=moved or shown.sent)
         call = Call(
             method="POST",
             path="/jobs",
@@ -205,31 +205,3 @@ class Client:
     def health(self) -> Health:
         """Whether it and its store answer; needs no key."""
         return self._connection.ask(Health, Call(method="GET", path="/health", accept=frozenset({503})))
-
-
-def _parsed(
-    model: Words | JobSpec | Mapping[str, Any],
-    input: Words | Sequence[Words] | None,
-    output: Words | None,
-    more: Mapping[str, Any],
-) -> JobSpec:
-    words: dict[str, Any] = {}
-    if isinstance(model, JobSpec):
-        words = model.model_dump(mode="json", exclude_unset=True)
-    elif isinstance(model, Mapping):
-        words = dict(model)
-    else:
-        words["model"] = fspath(model)
-    words |= {name: value for name, value in more.items() if name not in ("input_spec", "output_spec")}
-    if input is not None or "input_spec" in more:
-        words["input"] = {**more.get("input_spec", {}), **({} if input is None else {"path": _paths(input)})}
-    if output is not None:
-        words["output"] = {**more.get("output_spec", {}), "path": fspath(output)}
-    try:
-        return JobSpec.model_validate(words)
-    except ValidationError as exc:
-        raise invalid_words(exc) from exc
-
-
-def _paths(value: Words | Sequence[Words]) -> list[str]:
-    return [fspath(value)] if isinstance(value, str | PathLike) else [fspath(path) for path in value]

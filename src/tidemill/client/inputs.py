@@ -81,11 +81,17 @@ def _refuse_partitions(files: Iterable[Path]) -> None:
             )
 
 
-def _route(path: str, suffixes: tuple[str, ...], *, on_server: bool) -> Routed:
+def found_there(path: str, *, on_server: bool = False) -> str | None:
+    """An input that the service finds by itself, as it is told of it; None for one of this machine."""
     if path.startswith(UPLOAD) or _is_url(path):
-        return Routed(there=path)
-    if on_server or path.startswith(ON_SERVER):
-        return Routed(there=_of_server(path))
+        return path
+    return _of_server(path) if on_server or path.startswith(ON_SERVER) else None
+
+
+def _route(path: str, suffixes: tuple[str, ...], *, on_server: bool) -> Routed:
+    there = found_there(path, on_server=on_server)
+    if there is not None:
+        return Routed(there=there)
     return Routed(files=tuple(local_files(path, suffixes)))
 
 

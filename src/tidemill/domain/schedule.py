@@ -378,18 +378,18 @@ OVER = frozenset({JobState.SUCCEEDED, JobState.SUCCEEDED_WITH_REJECTIONS, JobSta
 """States of a job after which the schedule's next one may start."""
 DONE = frozenset({JobState.SUCCEEDED, JobState.SUCCEEDED_WITH_REJECTIONS})
 
-DateState = Literal["done", "failed", "missing", "skipped", "refused", "waiting", "running"]
+DateState = Literal["done", "failed", "missing", "waiting", "running"]
 
 
 def date_state(firing: Firing | None) -> DateState:
-    """How a due time stands, for whoever back-fills. One that was skipped or refused has no result either."""
-    if firing is None:
+    """How a due time stands, for whoever back-fills: one that was skipped is missing, one that was refused failed."""
+    if firing is None or firing.state is FiringState.SKIPPED:
         return "missing"
-    if firing.state is not FiringState.STARTED:
-        return firing.state.value  # type: ignore[return-value]
+    if firing.state is FiringState.WAITING:
+        return "waiting"
     if firing.job_state in DONE:
         return "done"
-    return "failed" if firing.job_state in OVER else "running"
+    return "running" if firing.is_active else "failed"
 
 
 @dataclass(frozen=True, kw_only=True)

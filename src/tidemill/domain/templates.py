@@ -21,7 +21,7 @@ _ANY = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _FORM = re.compile(
     r"""\s* due \s*
     (?: (?P<sign>[+-]) \s* (?P<number>[0-9]{1,4}) \s* (?P<unit>[mhdw]) \s* )?
-    (?P<date> \| \s* date \s* (?: \( \s* (?P<quote>["']) (?P<format>[^"']*) (?P=quote) \s* \) \s* )? )?
+    (?P<date> \| \s* date \s* (?: \( \s* (?P<quote>["']) (?P<format>[^"'{}]*) (?P=quote) \s* \) \s* )? )?
     """,
     re.VERBOSE,
 )

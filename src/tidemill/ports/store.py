@@ -429,7 +429,7 @@ class FiringStore(ABC):
 
     @abstractmethod
     def replace_if_over(self, firing: Firing) -> bool:
-        """Put it in the place of one that was skipped or refused, or whose job failed or was cancelled."""
+        """Put it in the place of one that is neither active nor waiting."""
 
     @abstractmethod
     def settle_if_waiting(self, firing: Firing) -> bool:

@@ -64,6 +64,19 @@ def new_job(context: Context, who: Principal, spec: JobSpec) -> NewJob:
     return _new_job(_Request(context=context, who=who, spec=spec))
 
 
+def check(context: Context, who: Principal, spec: JobSpec) -> None:
+    """Refuse what would be refused whenever it is submitted: rights, the model, places. What comes and goes, as
+    the input and what lies at the output, is not looked at. Raises as `submit` does."""
+    request = _Request(context=context, who=who, spec=spec)
+    _check_priority(request)
+    _pin(context, who, spec)
+    for path in spec.input.path:
+        _check_input_place(request, path)
+    if spec.output is not None:
+        _check_place(context, who, spec.output.path, "output")
+        jobs.check_executor(context, jobs.resolve(spec))
+
+
 def retry(
     context: Context,
     who: Principal,
@@ -217,11 +230,7 @@ def _earlier(request: _Request, promise: Idempotency, refusal: Refused) -> Job:
 
 def _new_job(request: _Request) -> NewJob:
     context, who, asked = request.context, request.who, request.spec
-    if asked.priority > 0 and not who.may(Action.PRIORITISE):
-        raise NotAllowed(
-            f"A key with the role {who.role} may not put a job before others (priority {asked.priority}).",
-            remedy="Leave the priority at 0 or below, or ask an administrator.",
-        )
+    _check_priority(request)
     pin = request.pin or _pin(context, who, asked)
     job_id = new_id("job")
     managed = asked.output is None
@@ -258,6 +267,15 @@ def _new_job(request: _Request) -> NewJob:
         managed=managed,
         series=holds,
     )
+
+
+def _check_priority(request: _Request) -> None:
+    who, priority = request.who, request.spec.priority
+    if priority > 0 and not who.may(Action.PRIORITISE):
+        raise NotAllowed(
+            f"A key with the role {who.role} may not put a job before others (priority {priority}).",
+            remedy="Leave the priority at 0 or below, or ask an administrator.",
+        )
 
 
 def _name(pin: Pin, output: OutputSpec, *, managed: bool) -> str:
@@ -366,7 +384,14 @@ _IDENTIFIED = _Identified()
 
 def _input_path(request: _Request, path: str) -> str:
     """The absolute path of one input. Raises NotFound, NotAllowed."""
-    context, who = request.context, request.who
+    _check_input_place(request, path)
+    if path.startswith(UPLOAD):
+        return str(uploads.path_of(request.context, request.who, path.removeprefix(UPLOAD)))
+    _check_there(_fixed_part(path), "input")
+    return path
+
+
+def _check_input_place(request: _Request, path: str) -> None:
     if path == STDIN or path.startswith(LIST_MARK):
         raise InvalidSpec(
             f"The input {path!r} is for `tidemill run`: a service reads neither standard input nor lists of paths.",
@@ -378,11 +403,8 @@ def _input_path(request: _Request, path: str) -> str:
                 f"{path} cannot be an input of a series: an upload is one file, and no new ones come to it.",
                 remedy="Leave the series out, or name a folder or pattern of the service's machine.",
             )
-        return str(uploads.path_of(context, who, path.removeprefix(UPLOAD)))
-    if path not in request.trusted_paths:
-        _check_place(context, who, path, "input")
-    _check_there(_fixed_part(path), "input")
-    return path
+    elif path not in request.trusted_paths:
+        _check_place(request.context, request.who, path, "input")
 
 
 _INSTEAD = {

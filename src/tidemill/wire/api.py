@@ -48,15 +48,19 @@ Moment = Annotated[datetime, BeforeValidator(_moment)]
 RoleName = Literal["viewer", "operator", "admin"]
 
 
-class _Request(BaseModel):
+class Request(BaseModel):
+    """What a request says."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class _Response(BaseModel):
+class Response(BaseModel):
+    """What an answer says."""
+
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class Problem(_Response):
+class Problem(Response):
     """An error, as RFC 9457 says; `code` is stable and names a class of `tidemill.domain.errors`."""
 
     type: str = "about:blank"
@@ -69,14 +73,14 @@ class Problem(_Response):
     """Of an invalid request: {"where", "message"} of each fault."""
 
 
-class RowCounts(_Response):
+class RowCounts(Response):
     total: int
     predicted: int
     rejected: int
     remaining: int
 
 
-class QueuePlace(_Response):
+class QueuePlace(Response):
     """Why a queued job is not running yet."""
 
     place: int
@@ -85,7 +89,7 @@ class QueuePlace(_Response):
     detail: str
 
 
-class Rejection(_Response):
+class Rejection(Response):
     """A rejected row: its file, its number in it from 0, and why."""
 
     file: str
@@ -95,12 +99,12 @@ class Rejection(_Response):
     message: str
 
 
-class Cost(_Response):
+class Cost(Response):
     amount: float
     currency: str
 
 
-class CpuByStage(_Response):
+class CpuByStage(Response):
     """CPU seconds of planning, of the threads that read, call the model and write, and of making one file."""
 
     plan: float = 0.0
@@ -110,7 +114,7 @@ class CpuByStage(_Response):
     assemble: float = 0.0
 
 
-class UsageReport(_Response):
+class UsageReport(Response):
     """What a job has used, over all its scorers and other children."""
 
     cpu_seconds: float
@@ -127,7 +131,7 @@ class UsageReport(_Response):
     """By the service's rate card, if it has one."""
 
 
-class UsageSum(_Response):
+class UsageSum(Response):
     """What the jobs of one model, or of one key, have used together."""
 
     of: str
@@ -139,7 +143,7 @@ class UsageSum(_Response):
     """Memory is the highest peak of one job."""
 
 
-class UsageList(_Response):
+class UsageList(Response):
     """Most CPU time first."""
 
     items: list[UsageSum]
@@ -147,13 +151,13 @@ class UsageList(_Response):
     """Whether there are more than were asked for."""
 
 
-class JobError(_Response):
+class JobError(Response):
     code: str
     message: str
     remedy: str | None = None
 
 
-class ModelPin(_Response):
+class ModelPin(Response):
     """The model a job scores with."""
 
     reference: str
@@ -162,7 +166,7 @@ class ModelPin(_Response):
     flavor: str
 
 
-class JobStatus(_Response):
+class JobStatus(Response):
     """All about one job."""
 
     id: str
@@ -198,7 +202,7 @@ class JobStatus(_Response):
     """"self", "events", "logs"; of a finished one also "result", "download", "rejected"."""
 
 
-class JobSummary(_Response):
+class JobSummary(Response):
     """A job in a list."""
 
     id: str
@@ -215,13 +219,13 @@ class JobSummary(_Response):
     labels: dict[str, str] = {}
 
 
-class JobPage(_Response):
+class JobPage(Response):
     items: list[JobSummary]
     next: str | None
     """`before` of the next page; None on the last."""
 
 
-class JobEventOut(_Response):
+class JobEventOut(Response):
     """The data of a `state` event in a job's event stream."""
 
     number: int
@@ -230,7 +234,7 @@ class JobEventOut(_Response):
     state: State
 
 
-class JobProgressOut(_Response):
+class JobProgressOut(Response):
     """The data of a `progress` event in a job's event stream."""
 
     state: State
@@ -240,26 +244,26 @@ class JobProgressOut(_Response):
     eta_seconds: float | None
 
 
-class RetryRequest(_Request):
+class RetryRequest(Request):
     """Where the rows that are scored again go; by default the service keeps them."""
 
     output: OutputSpec | None = None
 
 
-class CloneRequest(_Request):
+class CloneRequest(Request):
     """Changes to the words of the parent's spec, merged into them; null removes a word."""
 
     changes: dict[str, Any] = {}
 
 
-class LogLines(_Response):
+class LogLines(Response):
     """What a job's children printed and its worker logged, newest last."""
 
     lines: list[str]
     truncated: bool
 
 
-class ResultInfo(_Response):
+class ResultInfo(Response):
     """A finished result: its manifest, and where to fetch it."""
 
     manifest: dict[str, Any]
@@ -269,7 +273,7 @@ class ResultInfo(_Response):
     expires_at: datetime | None
 
 
-class Rows(_Response):
+class Rows(Response):
     """A few rows of a result, as JSON values; big integers, decimals and times are text."""
 
     columns: list[str]
@@ -277,14 +281,14 @@ class Rows(_Response):
     rows: list[list[Any]]
 
 
-class EnvironmentSpec(_Request):
+class EnvironmentSpec(Request):
     """Where a model version's scorers run: one of the two."""
 
     requirements: Text | None = None
     python: Text | None = None
 
 
-class AddModelVersion(_Request):
+class AddModelVersion(Request):
     """A version from a path or URL that the service can reach."""
 
     source: Annotated[Text, Field(min_length=1)]
@@ -294,7 +298,7 @@ class AddModelVersion(_Request):
     description: Annotated[Text, Field(max_length=2000)] = ""
 
 
-class ModelVersionOut(_Response):
+class ModelVersionOut(Response):
     name: str
     version: int
     reference: str
@@ -312,12 +316,12 @@ class ModelVersionOut(_Response):
     created_by: str
 
 
-class ModelPage(_Response):
+class ModelPage(Response):
     items: list[ModelVersionOut]
     next: str | None
 
 
-class ModelCheck(_Response):
+class ModelCheck(Response):
     """What a look at the stored bytes of a version, and loading it, came to."""
 
     reference: str
@@ -329,16 +333,16 @@ class ModelCheck(_Response):
     problem: str | None
 
 
-class MoveAlias(_Request):
+class MoveAlias(Request):
     version: Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE]
 
 
-class ModelLimits(_Request):
+class ModelLimits(Request):
     max_running: Annotated[int, Field(ge=1, le=1_000_000), WHOLE] | None
     """None: as many as fit."""
 
 
-class AddKey(_Request):
+class AddKey(Request):
     name: Name
     role: RoleName = "operator"
     tenant: Name | None = None
@@ -349,7 +353,7 @@ class AddKey(_Request):
     expires_at: Moment | None = None
 
 
-class KeyOut(_Response):
+class KeyOut(Response):
     id: str
     name: str
     tenant: str
@@ -369,11 +373,11 @@ class NewKey(KeyOut):
     key: str
 
 
-class KeyList(_Response):
+class KeyList(Response):
     items: list[KeyOut]
 
 
-class AuditOut(_Response):
+class AuditOut(Response):
     number: int
     at: datetime
     actor: str
@@ -382,12 +386,12 @@ class AuditOut(_Response):
     detail: dict[str, str]
 
 
-class AuditPage(_Response):
+class AuditPage(Response):
     items: list[AuditOut]
     next: str | None
 
 
-class UploadOut(_Response):
+class UploadOut(Response):
     """A file that was sent; name it in a job's input as `upload:ID`."""
 
     id: str
@@ -398,13 +402,13 @@ class UploadOut(_Response):
     input: str
 
 
-class UploadPage(_Response):
+class UploadPage(Response):
     items: list[UploadOut]
     next: str | None
     """`before` of the next page; None on the last."""
 
 
-class UnfinishedOut(_Response):
+class UnfinishedOut(Response):
     """An upload whose bytes are not all there yet; HEAD and PATCH /tus/{id} go on with it."""
 
     id: str
@@ -416,11 +420,11 @@ class UnfinishedOut(_Response):
     expires_at: datetime | None
 
 
-class UnfinishedList(_Response):
+class UnfinishedList(Response):
     items: list[UnfinishedOut]
 
 
-class UploadPreview(_Response):
+class UploadPreview(Response):
     """What an upload holds; big integers, decimals and times in rows are text."""
 
     format: str
@@ -432,13 +436,13 @@ class UploadPreview(_Response):
     """None if the file would have to be read to its end to know."""
 
 
-class Health(_Response):
+class Health(Response):
     status: Literal["ok", "unavailable"]
     version: str
     detail: str | None = None
 
 
-class WorkerOut(_Response):
+class WorkerOut(Response):
     id: str
     host: str
     version: str
@@ -449,7 +453,7 @@ class WorkerOut(_Response):
     seen_at: datetime
 
 
-class ServiceInfo(_Response):
+class ServiceInfo(Response):
     """The service at a glance."""
 
     version: str

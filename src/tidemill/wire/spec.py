@@ -31,22 +31,11 @@ _STRINGS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "s
 _ROWS_OR_SHARE = r"^(auto|none|[0-9]{1,15}|(100|[0-9]{1,2}(\.[0-9]{1,9})?)%)$"
 _SIZE = r"^([1-9][0-9]{2,6} ?M|[1-9][0-9]{0,4} ?G)i?B$"
 _SERIES = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
-_DURATION = r"^([1-9][0-9]{0,8}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9])[smhd]?$"
+DURATION = r"^([1-9][0-9]{0,8}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9])[smhd]?$"
 
 
 class _Words(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-def seconds_of(value: str | None) -> float | None:
-    """A time such as "90m" in seconds. Raises ValueError."""
-    if value is None:
-        return None
-    if not re.fullmatch(_DURATION, value):
-        raise ValueError(f'{value!r} is not a time such as "30s", "90m", "2h"')
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-    number, unit = (value[:-1], value[-1]) if value[-1] in units else (value, "s")
-    return float(number) * units[unit]
 
 
 def _as_list(value: Any) -> Any:
@@ -67,7 +56,7 @@ class SeriesSpec(_Words):
 
     name: Annotated[str, Field(pattern=_SERIES)]
     settle: Annotated[
-        str | None, WithJsonSchema({"anyOf": [{"type": "string", "pattern": _DURATION}, {"type": "null"}]})
+        str | None, WithJsonSchema({"anyOf": [{"type": "string", "pattern": DURATION}, {"type": "null"}]})
     ] = None
     """Files that were written to within this time, for example "1m", are left for the next job."""
     changed: Literal["auto", "score", "skip"] = "auto"
@@ -77,12 +66,13 @@ class SeriesSpec(_Words):
     @field_validator("settle")
     @classmethod
     def _settle(cls, value: str | None) -> str | None:
-        seconds_of(value)
+        if value is not None:
+            seconds_of(value)
         return value
 
     def settle_seconds(self) -> float:
         """How long a file must have rested to be scored."""
-        return seconds_of(self.settle) or 0.0
+        return 0.0 if self.settle is None else seconds_of(self.settle)
 
 
 def _as_series(value: Any) -> Any:
@@ -175,7 +165,7 @@ class LimitsSpec(_Words):
     ] = "auto"
     """Rows, a share of the planned rows ("1%"), "none" for no limit; "auto" is 1 %, but at least 100 rows."""
     runtime: Annotated[
-        str | None, WithJsonSchema({"anyOf": [{"type": "string", "pattern": _DURATION}, {"type": "null"}]})
+        str | None, WithJsonSchema({"anyOf": [{"type": "string", "pattern": DURATION}, {"type": "null"}]})
     ] = None
     """For example "2h", "90m", "30s"."""
 
@@ -188,7 +178,7 @@ class LimitsSpec(_Words):
     @field_validator("runtime")
     @classmethod
     def _runtime(cls, value: str | None) -> str | None:
-        seconds_of(value)
+        LimitsSpec.seconds_of(value)
         return value
 
     @staticmethod
@@ -203,13 +193,18 @@ class LimitsSpec(_Words):
             return max(100, planned_rows // 100)
         return int(planned_rows * Decimal(text[:-1]) / 100) if text.endswith("%") else int(text)
 
+    @staticmethod
+    def seconds_of(value: str | None) -> float | None:
+        """The run time limit in seconds."""
+        return None if value is None else seconds_of(value)
+
     def max_rejected(self, planned_rows: int) -> int:
         """How many rows may be rejected of so many planned."""
         return self.max_rejected_of(self.rejected, planned_rows)
 
     def runtime_seconds(self) -> float | None:
         """How long the job may run in all, or None."""
-        return seconds_of(self.runtime)
+        return self.seconds_of(self.runtime)
 
 
 class JobSpec(_Words):
@@ -264,6 +259,15 @@ class JobSpec(_Words):
     def digest(self) -> str:
         """sha256 of `canonical`."""
         return hashlib.sha256(json.dumps(self.canonical(), sort_keys=True).encode()).hexdigest()
+
+
+def seconds_of(text: str) -> float:
+    """The seconds of "30s", "90m", "2h", "1d" or a plain number. Raises ValueError."""
+    if not re.fullmatch(DURATION, text):
+        raise ValueError(f'{text!r} is not a time such as "30s", "90m", "2h"')
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    number, unit = (text[:-1], text[-1]) if text[-1] in units else (text, "s")
+    return float(number) * units[unit]
 
 
 def invalid_words(error: ValidationError) -> InvalidSpec:

@@ -21,7 +21,8 @@ from tidemill.bootstrap.server import check_reach
 from tidemill.domain.access import NEEDS, Action, Principal, Role
 from tidemill.domain.errors import Refused
 from tidemill.domain.job import Job
-from tidemill.service import uploads
+from tidemill.service import schedules, uploads
+from tidemill.wire.schedules import AddSchedule
 
 GATES = [
     (method, prefix + route.path, route)
@@ -88,6 +89,12 @@ BODIES = {
     "/api/v1/models/{name}/aliases/{alias}": {"version": 1},
     "/api/v1/models/{name}/limits": {"max_running": 1},
     "/api/v1/keys": {"name": "x"},
+    "/api/v1/schedules": {
+        "name": "x",
+        "spec": {"model": f"{SECRET}@1", "input": {"path": ["/x"]}},
+        "trigger": {"kind": "cron", "cron": "0 2 * * *"},
+    },
+    "/api/v1/schedules/{schedule}/backfill": {"first": "2026-11-01", "last": "2026-11-02"},
 }
 
 
@@ -99,7 +106,7 @@ TUS = {
 
 
 def things_of(house: House, tenant: str) -> Things:
-    """A finished job with rejected rows, a model, an upload and a key."""
+    """A finished job with rejected rows, a model, an upload, a key and a schedule."""
     house.model(SECRET, tenant, alias="champion")
     who, _ = house.key(Role.ADMIN, tenant)
     labels = {"a": SECRET}
@@ -108,7 +115,16 @@ def things_of(house: House, tenant: str) -> Things:
     receiving.write(b"a")
     sent = receiving.finish()
     receiving.close()
-    words = {"name": SECRET, "version": "1", "alias": "champion", "key_id": who.key_id or "", "upload": sent.id}
+    wanted = {
+        "name": SECRET,
+        "spec": {"model": f"{SECRET}@1", "input": {"path": [sent.input]}},
+        "trigger": {"kind": "cron", "cron": "0 2 * * *"},
+    }
+    schedules.add(house.context, who, AddSchedule.model_validate(wanted))
+    words = {
+        "name": SECRET, "version": "1", "alias": "champion", "key_id": who.key_id or "", "upload": sent.id,
+        "schedule": SECRET,
+    }  # fmt: skip
     return Things(job, {**words, "job_id": job.id})
 
 

@@ -12,9 +12,10 @@ import pytest
 from tests.integration.api.house import House, opened_house
 from tests.postgres import given_database, given_postgres_url, postgres, postgres_database, postgres_url
 from tidemill.domain.ids import new_id
-from tidemill.domain.job import Job
+from tidemill.domain.job import Job, Lease
 from tidemill.domain.schedule import Cron, Firing, FiringState, Interval, Schedule, Trigger
 from tidemill.service import scheduler
+from tidemill.service.context import Context
 
 __all__ = ["given_database", "given_postgres_url", "postgres", "postgres_database", "postgres_url"]
 
@@ -27,6 +28,10 @@ class Timed(House):
     """A house with a clock of its own."""
 
     now = T0
+
+    def __init__(self, context: Context, folder: Path) -> None:
+        super().__init__(context, folder)
+        self._leases: dict[str, Lease] = {}
 
     @classmethod
     def of(cls, house: House) -> Timed:
@@ -69,6 +74,14 @@ class Timed(House):
     def job(self, firing: Firing) -> Job:
         assert firing.job_id is not None
         return self.context.store.jobs.get(firing.job_id)
+
+    def claim_of(self, job: Job) -> Lease:
+        """The lease by which this process holds it."""
+        return self._leases[job.id]
+
+    def claim(self, job: Job) -> Lease:
+        self._leases[job.id] = super().claim(job)
+        return self._leases[job.id]
 
     def end_jobs(self, schedule: Schedule) -> None:
         """Every job of the schedule that is not over succeeds."""

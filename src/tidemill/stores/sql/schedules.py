@@ -27,11 +27,6 @@ from tidemill.stores.sql.tables import firings, schedules
 
 _MOST_NAMES = 1000
 _WAITS = firings.c.state == FiringState.WAITING.value
-_GAVE_UP = firings.c.state.in_([FiringState.SKIPPED.value, FiringState.REFUSED.value])
-_FAILED = and_(
-    firings.c.state == FiringState.STARTED.value,
-    firings.c.job_state.in_([JobState.FAILED.value, JobState.CANCELLED.value]),
-)
 
 
 def _is_active(table: Any = firings) -> ColumnElement[bool]:
@@ -152,7 +147,7 @@ class SqlFirings(FiringStore):
             return connection.execute(new).first() is not None
 
     def replace_if_over(self, firing: Firing) -> bool:
-        return self._replace(firing, or_(_GAVE_UP, _FAILED))
+        return self._replace(firing, and_(~_WAITS, ~_is_active()))
 
     def settle_if_waiting(self, firing: Firing) -> bool:
         return self._replace(firing, _WAITS)

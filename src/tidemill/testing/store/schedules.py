@@ -258,7 +258,7 @@ class SchedulesSuite(StoreSuite):
         assert not store.firings.settle_if_waiting(new_firing(T0, SKIPPED))
         assert store.firings.find("sched_nightly", T0) == started
 
-    def test_only_one_without_a_result_is_replaced(self, store: Store) -> None:
+    def test_only_one_that_is_over_is_replaced(self, store: Store) -> None:
         store.schedules.add(new_schedule())
         again = new_firing(T0, WAITING, origin=Origin.BACKFILL)
         assert not store.firings.replace_if_over(again)
@@ -273,8 +273,7 @@ class SchedulesSuite(StoreSuite):
         assert {state for state, replaced in found.items() if replaced} == {
             SKIPPED,
             REFUSED,
-            JobState.FAILED,
-            JobState.CANCELLED,
+            *_OVER,
         }
 
     def test_firings_come_in_pages_and_spans(self, store: Store) -> None:
