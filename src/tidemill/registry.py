@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -138,8 +138,8 @@ flavors: Registry[Flavor] = Registry(
 )
 
 
-def list_inputs() -> Callable[[Sequence[str], tuple[str, ...] | None], Iterator[InputFile]]:
-    """The function that lists local input files: (paths, suffixes) -> InputFile in order."""
+def list_inputs() -> Callable[..., Iterator[InputFile]]:
+    """`sources.listing.list_inputs`."""
     return cast("Callable[..., Iterator[InputFile]]", import_module("tidemill.sources.listing").list_inputs)
 
 

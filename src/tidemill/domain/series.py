@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from tidemill.domain.errors import SeriesBusy
 from tidemill.domain.job import JobState
 
 HOLDING = frozenset({JobState.QUEUED, JobState.PLANNING, JobState.RUNNING, JobState.COMMITTING, JobState.PAUSED})
@@ -48,3 +49,12 @@ class Increment:
     @staticmethod
     def from_json(data: dict[str, Any]) -> Increment:
         return Increment(**data)
+
+
+def check_over(name: str, holder: str, state: JobState) -> None:
+    """Raise SeriesBusy unless the job that holds the series has ended or failed."""
+    if state in HOLDING:
+        raise SeriesBusy(
+            f"{holder} of the series {name!r} is {state} and has not ended yet, so what it scores is not recorded.",
+            remedy=f"Wait for it, or end it with `tidemill jobs cancel {holder}`; then try again.",
+        )

@@ -98,7 +98,8 @@ class _Listing:
         self._hash, self._content_hash = hashlib.sha256(), hashlib.sha256()
 
     def __iter__(self) -> Iterator[InputFile]:
-        for file in registry.list_inputs()(self.paths, self.suffixes):
+        grows = isinstance(self.only, Unscored)
+        for file in registry.list_inputs()(self.paths, self.suffixes, may_be_empty=grows):
             _check_name(file.path)
             if self.only is not None and not self.only.takes(file):
                 continue

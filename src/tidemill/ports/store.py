@@ -21,7 +21,7 @@ from tidemill.domain.job import Idempotency, Job, JobEvent, JobFilter, JobState,
 from tidemill.domain.model import ModelVersion
 from tidemill.domain.plan import InputFile, PlanSummary
 from tidemill.domain.receipt import NO_USAGE, Receipt, Usage
-from tidemill.domain.schedule import Firing, Schedule
+from tidemill.domain.schedule import Firing, Schedule, Trigger
 from tidemill.domain.series import Series
 
 EVERY_JOB = JobFilter()
@@ -408,8 +408,10 @@ class ScheduleStore(ABC):
         """Read it anew; inside `Store.transaction` nobody changes it or its firings before the end of that."""
 
     @abstractmethod
-    def move_on(self, schedule_id: str, next_due: datetime | None, *, checked_at: datetime) -> None:
-        """Set what is due next, and by which time that was worked out."""
+    def move_on(
+        self, schedule_id: str, next_due: datetime | None, *, checked_at: datetime, trigger: Trigger | None = None
+    ) -> None:
+        """Set what is due next, by which time that was worked out, and what the trigger remembers now."""
 
     @abstractmethod
     def set_paused(self, schedule_id: str, paused: bool) -> None:

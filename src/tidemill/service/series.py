@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,31 +30,47 @@ class Found:
     files: int
     bytes: int
     increment: Increment
+    key: str
+    """Of these very files, with these contents, after so many jobs of the series."""
 
 
 def find_new(context: Context, tenant: str, spec: JobSpec) -> Found:
     """What a job by this spec, which names a series, would score now. Lists the input, in a child.
 
-    Raises NothingNew; NotFound, InputUnreadable, AlreadyScored as planning the job would.
+    Raises NothingNew; SeriesBusy while another job of the series has not ended; NotFound, InputUnreadable,
+    AlreadyScored as planning the job would.
     """
     assert spec.input.series is not None, "only a job of a series scores what is new"
+    jobs = _jobs_before(context, tenant, spec.input.series.name)
     with tempfile.TemporaryDirectory(prefix="tidemill-") as folder:
         record = Path(folder) / "record.db"
         write_record(record, context.store.series.files(tenant, spec.input.series.name))
         request = {"input": spec.input.model_dump(mode="json"), "unscored": unscored(spec, record, 1)}
         answer = context.executor.call(context.tasks.snapshot, request)
-    found = Found(files=answer["files"], bytes=answer["bytes"], increment=Increment.from_json(answer["increment"]))
-    if not found.files:
-        raise nothing_new(found.increment)
-    return found
+    increment = Increment.from_json(answer["increment"])
+    if not answer["files"]:
+        raise nothing_new(increment)
+    return Found(files=answer["files"], bytes=answer["bytes"], increment=increment, key=f"{jobs}:{answer['digest']}")
 
 
 def is_recorded(context: Context, tenant: str, name: str) -> bool:
-    """Whether this store knows the series at all."""
+    """Whether this store knows of a job of the series that succeeded."""
     try:
         return context.store.series.get(tenant, name).jobs > 0
     except NotFound:
         return False
+
+
+def _jobs_before(context: Context, tenant: str, name: str) -> int:
+    """How many jobs of the series have succeeded. Raises SeriesBusy while one is on its way."""
+    try:
+        found = context.store.series.get(tenant, name)
+    except NotFound:
+        return 0
+    if found.holder is not None:
+        with suppress(NotFound):  # One that was forgotten gives way.
+            series.check_over(name, found.holder, context.store.jobs.get(found.holder).state)
+    return found.jobs
 
 
 def get(context: Context, who: Principal, name: str) -> series.Series:

@@ -59,9 +59,12 @@ def submit(context: Context, who: Principal, spec: JobSpec, *, idempotency_key: 
     return _submit(context, _Request(context=context, who=who, spec=spec), idempotency_key)
 
 
-def new_job(context: Context, who: Principal, spec: JobSpec) -> NewJob:
-    """What `submit` would store, for whoever stores it together with something else. Raises as `submit` does."""
-    return _new_job(_Request(context=context, who=who, spec=spec))
+def new_job(context: Context, who: Principal, spec: JobSpec, *, looked: bool = False) -> NewJob:
+    """What `submit` would store, for whoever stores it together with something else. Raises as `submit` does.
+
+    `looked`: that there is something new for its series is known.
+    """
+    return _new_job(_Request(context=context, who=who, spec=spec, looked=looked))
 
 
 def check(context: Context, who: Principal, spec: JobSpec) -> None:
@@ -177,6 +180,8 @@ class _Request:
     parent: Job | None = None
     pin: Pin | None = None
     """The model, when it is not to be looked up."""
+    looked: bool = False
+    """Whether it was looked already for something new."""
 
     @property
     def trusted_paths(self) -> Collection[str]:
@@ -248,7 +253,7 @@ def _new_job(request: _Request) -> NewJob:
     if not managed:
         _check_free(context, who, spec.output)
     holds = spec.input.series.name if spec.input.series is not None and spec.input.rejected_of is None else None
-    if holds is not None:
+    if holds is not None and not request.looked:
         series.find_new(context, who.tenant, spec)
     return NewJob(
         id=job_id,

@@ -22,7 +22,9 @@ _MAGIC = re.compile(r"[*?\[]")
 _HIDDEN = (".", "_")
 
 
-def list_inputs(paths: Sequence[str], suffixes: tuple[str, ...] | None) -> Iterator[InputFile]:
+def list_inputs(
+    paths: Sequence[str], suffixes: tuple[str, ...] | None, *, may_be_empty: bool = False
+) -> Iterator[InputFile]:
     """The input files, by absolute path: arguments in their order, within one sorted by the bytes of the path.
 
     A path is a file, a folder (searched with all its subfolders, skipping names that begin with "." or
@@ -31,7 +33,8 @@ def list_inputs(paths: Sequence[str], suffixes: tuple[str, ...] | None) -> Itera
     that is named or matched by a pattern counts whatever it is called. `@FILE` stands for the paths
     that are the lines of a file. A file that several paths lead to counts once, where it comes first.
     Memory depends on the largest folder and the number of paths, not on the number of files.
-    Raises NotFound for a path that leads to nothing, InputUnreadable for what is no regular file or
+    Raises NotFound for a path that leads to nothing - with `may_be_empty` a folder that is there does not have to have
+    files -, InputUnreadable for what is no regular file or
     may not be read.
     """
     earlier = _Earlier()
@@ -42,7 +45,7 @@ def list_inputs(paths: Sequence[str], suffixes: tuple[str, ...] | None) -> Itera
             found = True
             if not earlier.covers(path):
                 yield _input_file(path)
-        if not found:
+        if not found and not (may_be_empty and argument.is_there()):
             raise argument.nothing()
         earlier.add(argument)
 
@@ -91,6 +94,10 @@ class _Argument(ABC):
     def covers(self, path: str) -> bool:
         """Whether `files` has, or had, this path."""
 
+    @abstractmethod
+    def is_there(self) -> bool:
+        """Whether the file, or the folder that is searched, exists."""
+
     def nothing(self) -> NotFound:
         """The error for an argument without files."""
         return NotFound(f"There is no file or folder {self.path}.", remedy=_did_you_mean(self.path))
@@ -106,6 +113,9 @@ class _File(_Argument):
     def covers(self, path: str) -> bool:
         return path == self.path
 
+    def is_there(self) -> bool:
+        return True
+
 
 @dataclass(frozen=True)
 class _Missing(_Argument):
@@ -115,6 +125,9 @@ class _Missing(_Argument):
         return iter(())
 
     def covers(self, path: str) -> bool:
+        return False
+
+    def is_there(self) -> bool:
         return False
 
 
@@ -129,6 +142,9 @@ class _Folder(_Argument):
     def covers(self, path: str) -> bool:
         inside = _inside(self.path, path)
         return inside is not None and all(map(_visible, inside.split("/"))) and _has_suffix(path, self.suffixes)
+
+    def is_there(self) -> bool:
+        return True
 
     def nothing(self) -> NotFound:
         if self.suffixes is None:
@@ -155,6 +171,9 @@ class _Glob(_Argument):
     def covers(self, path: str) -> bool:
         inside = _inside(self.root, path)
         return inside is not None and all(map(self._names, inside.split("/"))) and self._matches(path)
+
+    def is_there(self) -> bool:
+        return os.path.isdir(self.root)
 
     def nothing(self) -> NotFound:
         remedy = "Quote the pattern so that the shell leaves it alone, and check its spelling."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,16 +94,25 @@ def submit(context: Context, spec: JobSpec) -> Job:
 
 def ended(context: Context, job: Job) -> Job:
     """The job when it rests."""
+    return _when(context, job.id, lambda now: now.state not in MOVING)
+
+
+def until_planned(context: Context, job_id: str) -> None:
+    """Wait until what the job scores is decided."""
+    _when(context, job_id, lambda now: now.plan is not None)
+
+
+def _when(context: Context, job_id: str, happened: Callable[[Job], bool]) -> Job:
     watch = context.store.watch()
     try:
         for _ in range(round(PATIENCE_SECONDS / 0.5)):
-            now = context.store.jobs.get(job.id)
-            if now.state not in MOVING:
+            now = context.store.jobs.get(job_id)
+            if happened(now):
                 return now
             watch.wait(0.5)
     finally:
         watch.close()
-    raise AssertionError(f"{job.id} did not end")
+    raise AssertionError(f"{job_id} did not get so far")
 
 
 def scores(context: Context, spec: JobSpec) -> Job:

@@ -11,10 +11,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, func, or_, select, tuple_, update
 
-from tidemill.domain.errors import NotFound, SeriesBusy
+from tidemill.domain.errors import NotFound
 from tidemill.domain.job import JobState, Lease
 from tidemill.domain.plan import InputFile
-from tidemill.domain.series import HOLDING, Series
+from tidemill.domain.series import Series, check_over
 from tidemill.ports.store import SeriesStore
 from tidemill.stores.sql.database import Database, Dialect
 from tidemill.stores.sql.rows import moment_or_none
@@ -41,12 +41,8 @@ def hold(connection: Connection, dialect: Dialect, tenant: str, name: str, job_i
 
 def _check_over(connection: Connection, row: Row[Any]) -> None:
     state = connection.execute(select(jobs.c.state).where(jobs.c.id == row.job_id)).scalar()
-    if state is not None and JobState(state) in HOLDING:
-        raise SeriesBusy(
-            f"{row.job_id} of the series {row.name!r} is {state} and has not ended yet, so what it scores is not"
-            " recorded.",
-            remedy=f"Wait for it, or end it with `tidemill jobs cancel {row.job_id}`; then run this again.",
-        )
+    if state is not None:
+        check_over(row.name, row.job_id, JobState(state))
 
 
 class SqlSeries(SeriesStore):
