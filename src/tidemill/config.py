@@ -112,6 +112,12 @@ class Settings(BaseSettings):
         Field(gt=0, description="How long environments are kept that no registered model asks for and no job used."),
     ] = 30.0
     audit_days: Annotated[float, Field(gt=0, description="How long the audit log is kept.")] = 730.0
+    firing_days: Annotated[
+        float,
+        Field(
+            gt=0, description="How long it is kept what became of due times; a back-fill takes older ones for missing."
+        ),
+    ] = 730.0
     max_body_bytes: Annotated[int, Field(ge=1024, description="Largest JSON body of a request.")] = 1 << 20
     max_upload_bytes: Annotated[int, Field(ge=1, description="Largest file that may be sent.")] = 1 << 40
     upload_quota_bytes: Annotated[

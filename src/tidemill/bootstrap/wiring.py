@@ -163,6 +163,7 @@ def _policy(settings: Settings) -> Policy:
         log_days=settings.log_days,
         environment_days=settings.environment_days,
         audit_days=settings.audit_days,
+        firing_days=settings.firing_days,
         max_upload_bytes=settings.max_upload_bytes,
         upload_quota_bytes=settings.upload_quota_bytes,
         requests_per_minute=settings.requests_per_minute,

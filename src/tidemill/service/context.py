@@ -66,6 +66,7 @@ class Policy:
     log_days: float
     environment_days: float
     audit_days: float
+    firing_days: float
     max_upload_bytes: int
     upload_quota_bytes: int | None
     """Of one tenant; None: no bound."""

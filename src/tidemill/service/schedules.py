@@ -281,6 +281,8 @@ def _warnings(schedule: Schedule, after: datetime) -> list[str]:
                 ' the due time into it, such as {{ due | date("%Y-%m-%dT%H%M") }}, or say mode: overwrite or append.'
             )
     is_timed = not isinstance(schedule.trigger, Lookout)
+    if any(path.startswith(submission.UPLOAD) for path in spec.input.path):
+        said.append("Uploads are removed after some days: name input that stays, on the service's own disk.")
     if has_template(spec) and is_timed and schedule.catch_up is not CatchUp.ALL:
         said.append(
             "Paths hold the due time, and due times that no server was there for are not all caught up with: say"

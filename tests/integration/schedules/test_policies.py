@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from tidemill.domain.errors import (
 )
 from tidemill.domain.job import JobState, Want
 from tidemill.domain.schedule import CatchUp, Cron, FiringState, Origin, Overlap, Schedule
-from tidemill.service import keys, schedules
+from tidemill.service import keys, retention, schedules
 from tidemill.wire.schedules import AddSchedule, BackfillRequest
 
 STARTED, WAITING, SKIPPED, REFUSED = FiringState.STARTED, FiringState.WAITING, FiringState.SKIPPED, FiringState.REFUSED
@@ -135,7 +135,7 @@ def test_down_for_three_days(house: Timed, catch_up: CatchUp, told: list[Any]) -
         house.end_jobs(schedule)
         house.tick(after=SECOND)
     assert house.told(schedule) == told
-    house.pass_time(DAY)
+    house.pass_time(DAY, HOUR)
     assert house.told(schedule) == [*told, ("30 01:00", "started", "due")]
     outputs = [house.job(each).output for each in house.firings(schedule)]
     assert outputs == [f"{house.folder}/data/2026-11-{each.due.day}" for each in house.firings(schedule)]
@@ -285,6 +285,22 @@ def test_next(house: Timed) -> None:
 def test_no_warning_without_need(house: Timed, words: dict[str, Any]) -> None:
     schedule = house.schedule(trigger=NIGHTLY, **words)
     assert schedules.describe(house.context, schedule).warnings == []
+
+
+def test_input_that_does_not_stay_is_warned_of(house: Timed) -> None:
+    schedule = house.schedule(spec={"input": {"path": ["upload:upload_0123456789abcdef"]}})
+    (warning,) = schedules.describe(house.context, schedule).warnings
+    assert "Uploads are removed" in warning
+
+
+def test_what_fired_long_ago_is_forgotten(house: Timed) -> None:
+    schedule = house.schedule(trigger=every(600))
+    house.tick(after=10 * MINUTE)
+    house.end_jobs(schedule)
+    kept = timedelta(days=house.context.policy.firing_days)
+    assert retention.sweep(house.context, T0 + kept)["firings"] == 0
+    assert retention.sweep(house.context, T0 + kept + HOUR)["firings"] == 1
+    assert house.firings(schedule) == []
 
 
 def asked(first: int, last: int, **words: Any) -> BackfillRequest:

@@ -26,7 +26,12 @@ from tidemill.ui.pages.jobs import JOBS_ON_A_PAGE
 from tidemill.wire.api import ResultInfo
 
 STATIC = Path(ui.__file__).parent / "static"
-GETS = [page.path for page in PAGES if page.method == "GET" and not page.path.endswith("/events")]
+GETS = [
+    page.path
+    for page in PAGES
+    if page.method == "GET" and not page.path.endswith("/events") and not page.path.startswith("/schedules")
+]
+"""Those of jobs."""
 
 
 class Page(HTMLParser):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Annotated, Any
 
@@ -133,8 +134,8 @@ def show(
     )
     _warn(shown.warnings)
     if fired:
-        rows = [(each.local, each.origin, _told(each), each.job_id, _why(each)) for each in fired]
-        print_table(["due", "because", "state", "job", "why"], rows)
+        rows = [(each.local, each.origin, _told(each), each.job_id or "-", _why(each)) for each in fired]
+        _print_whole(("due", "because", "state", "job", "why"), rows)
 
 
 @app.command("next")
@@ -154,7 +155,7 @@ def next_due_times(
         print_json(found.model_dump(mode="json"))
         return
     rows = [(each.local, " ".join(each.input), each.output or "kept by the service") for each in found.items]
-    print_table(["due", "input", "output"], rows)
+    _print_whole(("due", "input", "output"), rows)
     _warn(found.warnings)
 
 
@@ -219,8 +220,11 @@ def backfill(
         print_json(found.model_dump(mode="json"))
         return
     starts = "would start" if dry_run else "starts"
-    rows = [(each.local, each.state, starts if each.starts else "", each.job_id, each.message) for each in found.items]
-    print_table(["due", "state", "now", "job", "why"], rows)
+    rows = [
+        (each.local, each.state, starts if each.starts else "-", each.job_id or "-", each.message)
+        for each in found.items
+    ]
+    _print_whole(("due", "state", "now", "job", "why"), rows)
     if dry_run:
         people.print(f"{counted(sum(each.starts for each in found.items), 'due time')} would start")
     else:
@@ -245,6 +249,14 @@ def _print_changed(schedule: ScheduleOut, said: str, *, as_json: bool) -> None:
         print_json(schedule.model_dump(mode="json"))
     else:
         people.print(f"[bold]{escape(schedule.name)}[/] {escape(said)}")
+
+
+def _print_whole(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """A table in which nothing is cut: the end of a path tells its date."""
+    lines = [columns, *rows]
+    widths = [max(len(line[number]) for line in lines) for number in range(len(columns))]
+    for line in lines:
+        print_line("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _next(schedule: ScheduleOut) -> str:
