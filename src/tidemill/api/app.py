@@ -14,7 +14,7 @@ from tidemill.api import errors, openapi
 from tidemill.api.access import Access, Bounds, Gate, check_routes
 from tidemill.api.dependencies import PREFIX
 from tidemill.api.pulse import Pulse
-from tidemill.api.routes import audit, events, jobs, keys, models, results, schedules, service, tus, uploads
+from tidemill.api.routes import audit, events, jobs, keys, models, results, schedules, series, service, tus, uploads
 from tidemill.domain.version import __version__
 from tidemill.service.context import Context
 from tidemill.telemetry.metrics import Metrics
@@ -24,6 +24,7 @@ ROUTERS = (
     events.router,
     results.router,
     schedules.router,
+    series.router,
     uploads.router,
     tus.router,
     models.router,

@@ -42,6 +42,7 @@ from tidemill.wire.schedules import (
     FiringOut,
     ScheduleOut,
 )
+from tidemill.wire.series import ScoredFile, SeriesOut
 from tidemill.wire.spec import JobSpec
 
 HERE = "local"
@@ -189,6 +190,17 @@ class Backend(Protocol):
     def schedules_backfill(self, schedule: str, request: BackfillRequest) -> BackfillOut: ...
 
     def schedules_remove(self, schedule: str) -> None: ...
+
+    def series_list(self, *, limit: int) -> list[SeriesOut]:
+        """By name."""
+
+    def series_show(self, series: str, /) -> SeriesOut: ...
+
+    def series_files(self, series: str, path: str, /, *, limit: int) -> list[ScoredFile]:
+        """That file, or those in that folder, by path."""
+
+    def series_forget(self, series: str, path: str, /) -> int:
+        """How many entries it was."""
 
     def keys_add(self, request: AddKey) -> NewKey: ...
 

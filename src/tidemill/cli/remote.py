@@ -42,6 +42,7 @@ from tidemill.wire.schedules import (
     FiringOut,
     ScheduleOut,
 )
+from tidemill.wire.series import ScoredFile, SeriesOut
 from tidemill.wire.spec import JobSpec
 
 
@@ -210,6 +211,18 @@ class RemoteBackend:
 
     def schedules_remove(self, schedule: str) -> None:
         self._client.schedules.remove(schedule)
+
+    def series_list(self, *, limit: int) -> list[SeriesOut]:
+        return list(islice(self._client.series.list(), limit))
+
+    def series_show(self, series: str) -> SeriesOut:
+        return self._client.series.get(series)
+
+    def series_files(self, series: str, path: str, *, limit: int) -> list[ScoredFile]:
+        return list(islice(self._client.series.files(series, path), limit))
+
+    def series_forget(self, series: str, path: str) -> int:
+        return self._client.series.forget(series, path).entries
 
     def keys_add(self, request: AddKey) -> NewKey:
         return self._client.keys.make(request)

@@ -19,6 +19,7 @@ from tidemill.client.keys import Keys
 from tidemill.client.models import Models
 from tidemill.client.progress import Progress
 from tidemill.client.schedules import Schedules
+from tidemill.client.series import ManySeries
 from tidemill.client.uploads import RESUMABLE_BYTES, Moved, Uploads
 from tidemill.client.words import Words, parsed
 from tidemill.config import Settings
@@ -56,6 +57,7 @@ class Client:
     keys: Keys
     uploads: Uploads
     schedules: Schedules
+    series: ManySeries
 
     def __init__(
         self, url: str | None = None, api_key: str | None = None, *, transport: httpx2.BaseTransport | None = None
@@ -71,6 +73,7 @@ class Client:
         self.keys = Keys(self._connection)
         self.uploads = Uploads(self._connection)
         self.schedules = Schedules(self._connection)
+        self.series = ManySeries(self._connection)
 
     @property
     def url(self) -> str:

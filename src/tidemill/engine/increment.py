@@ -133,8 +133,8 @@ class Same:
 
 def nothing_new(found: Increment) -> NothingNew:
     """The error for an input without a file to score."""
-    unsettled = f"; {found.unsettled:,} were written to just now" if found.unsettled else ""
+    unsettled = f", written to just now: {found.unsettled:,}" if found.unsettled else ""
     return NothingNew(
-        f"There is nothing new for the series {found.series!r}: {found.known:,} files were scored before{unsettled}.",
+        f"There is nothing new for the series {found.series!r} (files scored before: {found.known:,}{unsettled}).",
         remedy="Come back when there are new files; to score some again, say `tidemill series forget`.",
     )

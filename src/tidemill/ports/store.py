@@ -206,10 +206,12 @@ class SeriesStore(ABC):
         to repeat."""
 
     @abstractmethod
-    def files(self, tenant: str, name: str, *, number: int | None = None, below: str = "") -> Iterator[InputFile]:
+    def files(
+        self, tenant: str, name: str, *, number: int | None = None, below: str = "/", after: str = ""
+    ) -> Iterator[InputFile]:
         """Files that count, by the bytes of their paths, streamed; one that changed and was scored again comes
-        once for each content. With `number` only those of that job of the series; with `below` only that path and
-        those in that folder. Of a series that is not there: none."""
+        once for each content. With `number` only those of that job of the series; only that file and those in that
+        folder `below`; only paths greater than `after`. Of a series that is not there: none."""
 
     @abstractmethod
     def get(self, tenant: str, name: str) -> Series:
@@ -220,9 +222,9 @@ class SeriesStore(ABC):
         """By name."""
 
     @abstractmethod
-    def forget(self, tenant: str, name: str, *, below: str = "", limit: int = 10_000) -> int:
-        """Of files that count, forget at most so many: that path and those in that folder, or all. How many
-        entries it was; fewer than `limit` means that no more is left. Raises NotFound for an unknown series."""
+    def forget(self, tenant: str, name: str, *, below: str, limit: int = 10_000) -> int:
+        """Of files that count, forget at most so many: that file and those in that folder. How many entries it
+        was; fewer than `limit` means that no more is left. Raises NotFound for an unknown series."""
 
 
 class TrustStore(ABC):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 from tidemill.domain import series
@@ -17,9 +18,9 @@ from tidemill.domain.series import Increment
 from tidemill.engine.increment import nothing_new, unscored, write_record
 from tidemill.service import audit
 from tidemill.service.context import Context
+from tidemill.wire.series import ScoredFile, ScoredFilePage, SeriesOut, SeriesPage
 from tidemill.wire.spec import JobSpec
 
-Many = list[series.Series]
 FILES_PER_STEP = 10_000
 
 
@@ -78,28 +79,52 @@ def get(context: Context, who: Principal, name: str) -> series.Series:
     return context.store.series.get(who.tenant, name)
 
 
-def list(context: Context, who: Principal, *, limit: int = 100, after: str | None = None) -> Many:
-    """Those of the caller's tenant, by name."""
-    return context.store.series.list(who.tenant, limit=limit, after=after)
+def list_series(context: Context, who: Principal, *, limit: int = 100, after: str | None = None) -> SeriesPage:
+    """Those of the caller's tenant, by name; `next` is the `after` of the next page."""
+    found = context.store.series.list(who.tenant, limit=limit + 1, after=after)
+    following = found[limit - 1].name if len(found) > limit else None
+    return SeriesPage(items=[describe(each) for each in found[:limit]], next=following)
 
 
-def files(context: Context, who: Principal, name: str, *, below: str = "") -> Iterator[InputFile]:
-    """Files that were scored, by path, streamed; with `below` that file or those in that folder. Raises NotFound."""
+def list_files(
+    context: Context, who: Principal, name: str, *, below: str = "/", limit: int = 100, after: str | None = None
+) -> ScoredFilePage:
+    """Files that were scored, by path: that one, or those in that folder. Raises NotFound.
+
+    A page may be longer than `limit`: all contents of one file are on one page.
+    """
     get(context, who, name)
-    return context.store.series.files(who.tenant, name, below=below)
+    files = context.store.series.files(who.tenant, name, below=os.path.normpath(below), after=after or "")
+    found = list(islice(files, limit))
+    for file in files:
+        if file.path != found[-1].path:
+            return ScoredFilePage(items=[_scored(each) for each in found], next=found[-1].path)
+        found.append(file)
+    return ScoredFilePage(items=[_scored(each) for each in found], next=None)
 
 
-def forget(context: Context, who: Principal, name: str, *, below: str = "") -> int:
-    """Let files count as never scored: that one, those in that folder, or all; how many entries it was.
+def forget(context: Context, who: Principal, name: str, *, below: str) -> int:
+    """Let files count as never scored: that one, or those in that folder ("/": all); how many entries it was.
 
     The next job of the series scores them again, if they are still there. Raises NotFound.
     """
-    store, gone = context.store, 0
-    below = os.path.normpath(below) if below else ""
+    store, gone, below = context.store, 0, os.path.normpath(below)
     with store.transaction():
-        audit.record(context, who, "series.forget", get(context, who, name).name, below=below)
+        audit.record(context, who, "series.forget", get(context, who, name).name, path=below)
     while True:
         some = store.series.forget(who.tenant, name, below=below, limit=FILES_PER_STEP)
         gone += some
         if some < FILES_PER_STEP:
             return gone
+
+
+def describe(found: series.Series) -> SeriesOut:
+    """A series as the doors show it."""
+    return SeriesOut(
+        name=found.name, jobs=found.jobs, files=found.files, holder=found.holder, recorded_at=found.recorded_at
+    )
+
+
+def _scored(file: InputFile) -> ScoredFile:
+    modified_at = datetime.fromtimestamp(file.mtime_ns / 1e9, UTC)
+    return ScoredFile(path=file.path, size_bytes=file.size_bytes, modified_at=modified_at)

@@ -21,6 +21,8 @@ from tidemill.stores.sql.rows import moment_or_none
 from tidemill.stores.sql.tables import held_by, jobs, scored_files, series
 
 FILES_PER_PAGE = 10_000
+_AFTER_ALL = 2**62
+"""More than any series has jobs."""
 
 
 def record_files(connection: Connection, job_id: str, now_ms: ColumnElement[int]) -> None:
@@ -84,17 +86,19 @@ class SqlSeries(SeriesStore):
             connection.execute(new, [{**key, **vars(file)} for file in files]).all()
             return True
 
-    def files(self, tenant: str, name: str, *, number: int | None = None, below: str = "") -> Iterator[InputFile]:
+    def files(
+        self, tenant: str, name: str, *, number: int | None = None, below: str = "/", after: str = ""
+    ) -> Iterator[InputFile]:
         counted = self._counted(tenant, name, below)
         if number is not None:
             counted = and_(counted, scored_files.c.job == number)
         key = tuple_(scored_files.c.path, scored_files.c.job)
-        after: tuple[str, int] = ("", 0)
+        start: tuple[str, int] = (after, _AFTER_ALL)
         while True:
             page = (
                 select(scored_files)
                 .join(series, series.c.number == scored_files.c.series)
-                .where(counted, key > after)
+                .where(counted, key > start)
                 .order_by(scored_files.c.path, scored_files.c.job)
                 .limit(FILES_PER_PAGE)
             )
@@ -104,7 +108,7 @@ class SqlSeries(SeriesStore):
                 yield InputFile(path=row.path, size_bytes=row.size_bytes, mtime_ns=row.mtime_ns)
             if len(rows) < FILES_PER_PAGE:
                 return
-            after = (rows[-1].path, rows[-1].job)
+            start = (rows[-1].path, rows[-1].job)
 
     def get(self, tenant: str, name: str) -> Series:
         with self._database.read() as connection:
@@ -120,7 +124,7 @@ class SqlSeries(SeriesStore):
         with self._database.read() as connection:
             return [_series_of(row) for row in connection.execute(page)]
 
-    def forget(self, tenant: str, name: str, *, below: str = "", limit: int = FILES_PER_PAGE) -> int:
+    def forget(self, tenant: str, name: str, *, below: str, limit: int = FILES_PER_PAGE) -> int:
         with self._database.read() as connection:
             row = connection.execute(_one(tenant, name)).first()
             if row is None:
@@ -154,9 +158,7 @@ def _one(tenant: str, name: str) -> Select[Any]:
 
 
 def _below(path: str) -> ColumnElement[bool]:
-    """That file, or those in that folder; of "" all."""
-    if not path:
-        return scored_files.c.path != ""
+    """That file, or those in that folder."""
     # "0" follows "/", and paths are compared byte by byte.
     inside = and_(scored_files.c.path > f"{path.rstrip('/')}/", scored_files.c.path < f"{path.rstrip('/')}0")
     return or_(scored_files.c.path == path, inside)

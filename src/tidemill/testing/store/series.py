@@ -155,6 +155,8 @@ class SeriesSuite(StoreSuite):
         assert found == sorted(paths, key=str.encode)
         below = [each.path for each in store.series.files("default", "churn", below="/in/a")]
         assert below == ["/in/a", "/in/a/1"]
+        after = [each.path for each in store.series.files("default", "churn", after="/in/a/1")]
+        assert after == [path for path in found if path.encode() > b"/in/a/1"]
 
     def test_more_files_than_a_page(self, store: Store, plan: Callable[..., Held]) -> None:
         held = plan("job_a")
@@ -171,11 +173,11 @@ class SeriesSuite(StoreSuite):
         assert store.series.forget("default", "churn", below="/in/x/", limit=1) == 1
         assert [each.path for each in store.series.files("default", "churn")] == ["/in/x-1", "/in/x/2"]
         running = plan("job_b", B)
-        assert store.series.forget("default", "churn") == 2
+        assert store.series.forget("default", "churn", below="/") == 2
         advance(running, JobState.SUCCEEDED, 3)
         assert list(store.series.files("default", "churn")) == [B]
         with pytest.raises(NotFound, match="no series 'nothing'"):
-            store.series.forget("default", "nothing")
+            store.series.forget("default", "nothing", below="/")
 
     def test_a_list_pages_by_name(self, store: Store, plan: Callable[..., Held]) -> None:
         for number, name in enumerate(["b", "a", "Z"]):
