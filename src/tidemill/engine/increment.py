@@ -8,7 +8,7 @@ database, so that neither of them holds a million paths in memory.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,11 @@ from tidemill.domain.series import Increment
 from tidemill.wire.spec import JobSpec
 
 FILES_PER_MESSAGE = 1000
+SKIPPED_AT_MOST = 1000
+"""So many files of a record are passed over one by one before the place is looked up."""
+
+
+_Row = tuple[str, int, int]
 
 
 def write_record(path: Path, files: Iterable[InputFile]) -> None:
@@ -56,14 +61,37 @@ def unscored(spec: JobSpec, record: Path, number: int) -> dict[str, Any]:
 
 
 class Record:
-    """What `write_record` wrote."""
+    """What `write_record` wrote. Files are mostly asked for in the order of their paths, and then read one after the
+    other; any other order is only slower."""
 
     def __init__(self, path: str) -> None:
         self._connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        self._rows: Iterator[_Row] = iter(())
+        self._row: _Row | None = None
+        self._asked = ""
+        self._seek("")
 
     def contents(self, path: str) -> set[tuple[int, int]]:
         """Every (size, modification time) with which the file at this path was scored."""
-        return set(self._connection.execute("SELECT size_bytes, mtime_ns FROM scored WHERE path = ?", (path,)))
+        if path <= self._asked:
+            self._seek(path)
+        self._asked, skipped = path, 0
+        while self._row is not None and self._row[0] < path:
+            skipped += 1
+            if skipped > SKIPPED_AT_MOST:
+                self._seek(path)
+            else:
+                self._row = next(self._rows, None)
+        found = set()
+        while self._row is not None and self._row[0] == path:
+            found.add((self._row[1], self._row[2]))
+            self._row = next(self._rows, None)
+        return found
+
+    def _seek(self, path: str) -> None:
+        from_there = "SELECT path, size_bytes, mtime_ns FROM scored WHERE path >= ? ORDER BY path"
+        self._rows = self._connection.execute(from_there, (path,))
+        self._row = next(self._rows, None)
 
 
 class Unscored:

@@ -68,13 +68,13 @@ def test_appending_never_has_a_file_twice_unless_asked(lake: Lake, store: str | 
     assert lake.scored("all") == {**{(f"{name}.parquet", 1): 1 for name in "abcd"}, ("b.parquet", 2): 1}
 
 
-def test_a_job_that_was_overtaken_scores_nothing(lake: Lake, store: str | None) -> None:
+def test_a_job_that_was_overtaken_scores_nothing(lake: Lake) -> None:
     """One that failed, was overtaken by a later job, and is resumed all the same."""
     refuse = lake.folder / "refuse"
     options = {"predict": {"options": {"refuse": str(refuse)}}}
     refuse.touch()
     lake.write("a.parquet")
-    with working(lake, store) as context:
+    with working(lake, None) as context:
         failed = ended(context, submit(context, lake.spec("out-1", **options)))
         refuse.unlink()
         scores(context, lake.spec("out-2", **options))
@@ -85,12 +85,12 @@ def test_a_job_that_was_overtaken_scores_nothing(lake: Lake, store: str | None) 
     assert lake.scored("out-1", "out-2") == {("a.parquet", 1): 1}
 
 
-def test_a_failed_job_goes_on_if_nobody_overtook_it(lake: Lake, store: str | None) -> None:
+def test_a_failed_job_goes_on_if_nobody_overtook_it(lake: Lake) -> None:
     refuse = lake.folder / "refuse"
     options = {"predict": {"options": {"refuse": str(refuse)}}, "limits": {"rejected": 0}}
     refuse.touch()
     lake.write("a.parquet")
-    with working(lake, store) as context:
+    with working(lake, None) as context:
         failed = ended(context, submit(context, lake.spec("out-1", **options)))
         refuse.unlink()
         lake.write("b.parquet")
@@ -101,11 +101,11 @@ def test_a_failed_job_goes_on_if_nobody_overtook_it(lake: Lake, store: str | Non
     assert lake.scored("out-1", "out-2") == {("a.parquet", 1): 1, ("b.parquet", 1): 1}
 
 
-def test_one_job_at_a_time(lake: Lake, store: str | None) -> None:
+def test_one_job_at_a_time(lake: Lake) -> None:
     gate = lake.folder / "gate"
     options = {"predict": {"options": {"gate": str(gate)}}}
     lake.write("a.parquet")
-    with working(lake, store) as context:
+    with working(lake, None) as context:
         running = submit(context, lake.spec("out-1", **options))
         lake.write("b.parquet")
         with pytest.raises(SeriesBusy, match=running.id):
@@ -117,11 +117,11 @@ def test_one_job_at_a_time(lake: Lake, store: str | None) -> None:
     assert lake.scored("out-2") == {("a.parquet", 1): 1, ("b.parquet", 1): 1}
 
 
-def test_rejected_rows_of_a_job_of_a_series_are_scored_again(lake: Lake, store: str | None) -> None:
+def test_rejected_rows_of_a_job_of_a_series_are_scored_again(lake: Lake) -> None:
     mended = lake.folder / "mended"
     options = {"predict": {"options": {"negative": str(mended)}}, "limits": {"rejected": "none"}}
     lake.write("a.parquet")
-    with working(lake, store) as context:
+    with working(lake, None) as context:
         scores(context, lake.spec("out-1", **options))
         lake.write("b.parquet")
         lake.write("c.parquet", value=-1.0)

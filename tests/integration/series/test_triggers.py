@@ -88,10 +88,10 @@ def test_new_files_are_scored_as_they_come(lake: Lake, store: str | None) -> Non
     assert lake.scored("all") == {("a.parquet", 1): 1, ("b.parquet", 1): 2, ("c.parquet", 1): 1}
 
 
-def test_a_set_of_files_fires_once_also_if_its_job_failed(lake: Lake, store: str | None) -> None:
+def test_a_set_of_files_fires_once_also_if_its_job_failed(lake: Lake) -> None:
     refuse = lake.folder / "refuse"
     refuse.touch()
-    with watching(lake, store) as watched:
+    with watching(lake, None) as watched:
         watched.add(spec_of(lake, predict={"options": {"refuse": str(refuse)}}))
         lake.write("a.parquet")
         assert watched.look() == 1
@@ -107,11 +107,11 @@ def test_a_set_of_files_fires_once_also_if_its_job_failed(lake: Lake, store: str
     assert lake.scored("all") == {("a.parquet", 1): 1, ("b.parquet", 1): 1}
 
 
-def test_while_a_job_is_on_its_way_nothing_fires(lake: Lake, store: str | None) -> None:
+def test_while_a_job_is_on_its_way_nothing_fires(lake: Lake) -> None:
     """Its own, or one of the same series that somebody submitted."""
     gate = lake.folder / "gate"
     options = {"predict": {"options": {"gate": str(gate)}}}
-    with watching(lake, store) as watched:
+    with watching(lake, None) as watched:
         watched.add(spec_of(lake, **options))
         lake.write("a.parquet")
         assert watched.look() == 1
