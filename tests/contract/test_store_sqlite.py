@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import re
 import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,17 @@ from tidemill.durable.locks import FileLock
 from tidemill.stores.sql import migrations, schema, sqlite, tables
 from tidemill.stores.sql import store as sql_store
 from tidemill.stores.sql.store import SqlStore, open_store
-from tidemill.testing.store import LockedWorkersSuite, StoreContract, new_job, new_plan, new_receipt
+from tidemill.testing.store import (
+    LockedWorkersSuite,
+    StoreContract,
+    new_firing,
+    new_job,
+    new_plan,
+    new_receipt,
+    new_schedule,
+)
+
+FIRST = datetime(2026, 11, 26, 1, tzinfo=UTC)
 
 
 class TestSqliteStore(StoreContract, LockedWorkersSuite):
@@ -123,6 +135,24 @@ def test_claiming_uses_an_index(sql: SqlStore) -> None:
         steps = [row.detail for row in connection.exec_driver_sql(plan, ("queued",))]
     assert len(steps) == 1
     assert "USING INDEX jobs_by_state (state=? AND foreground=?)" in steps[0]
+
+
+def test_a_tick_reads_no_firing_that_is_over(sql: SqlStore) -> None:
+    asked = list[str]()
+
+    def note(connection: object, cursor: object, statement: str, *more: object) -> None:
+        asked.append(statement)
+
+    event.listen(sql.database.engine, "before_cursor_execute", note)
+    sql.firings.ready(limit=9)
+    sql.firings.unfinished("sched_a", backfill=False)
+    event.remove(sql.database.engine, "before_cursor_execute", note)
+    with sql.database.read() as connection:
+        for statement in (each for each in asked if "FROM firings" in each):
+            values = ("x",) * statement.count("?")
+            steps = [row.detail for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
+            looked = [step for step in steps if " firings " in step or " before " in step]
+            assert looked and all(re.search("INDEX firings_(in_line|waiting|active)", step) for step in looked), steps
 
 
 def test_the_first_to_trust_is_remembered(sql: SqlStore) -> None:
@@ -359,6 +389,8 @@ def test_a_backup_holds_all_that_was_acknowledged(sql: SqlStore, tmp_path: Path)
             acknowledged.append(sql.jobs.submit(new_job(f"job_{number:06d}"))[0].id)
             number += 1
 
+    sql.schedules.add(new_schedule())
+    sql.firings.record_if_new(new_firing(FIRST))
     with ThreadPoolExecutor(1) as pool:
         submitting = pool.submit(submit)
         while len(acknowledged) < 5:
@@ -372,6 +404,8 @@ def test_a_backup_holds_all_that_was_acknowledged(sql: SqlStore, tmp_path: Path)
     copy = open_store(tmp_path / "backups")
     kept = {job.id for job in copy.jobs.list(limit=1000)}
     assert set(before) <= kept <= set(acknowledged)
+    assert copy.schedules.list("default") == [new_schedule()]
+    assert copy.firings.list("sched_nightly") == [new_firing(FIRST)]
     copy.jobs.submit(new_job("job_new"))
     assert copy.check()["schema"] == schema.NEWEST
     copy.close()

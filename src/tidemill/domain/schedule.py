@@ -21,6 +21,8 @@ from tidemill.domain.job import JobState
 
 ON_TIME = timedelta(seconds=60)
 """A due time that passed no longer ago is on time, whatever the catch-up policy says: a server was restarted."""
+PUT_BACK = timedelta(seconds=5)
+"""A clock that is behind by more was put back; by less, it is another server's look that came first."""
 CATCH_UP_MOST = 1000
 """So many due times are caught up with after a pause of the service, the newest."""
 MOST_WAITING = 100

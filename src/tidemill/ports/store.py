@@ -403,7 +403,8 @@ class ScheduleStore(ABC):
 
     @abstractmethod
     def list_due(self, now: datetime, *, limit: int) -> list[Schedule]:
-        """Those that run and whose `next_due` has come, or that were looked at later than `now`: oldest due first."""
+        """Those that run and whose `next_due` has come, or that were looked at later than `now`, by more than
+        `domain.schedule.PUT_BACK`: oldest due first."""
 
     @abstractmethod
     def find_and_hold(self, schedule_id: str) -> Schedule | None:

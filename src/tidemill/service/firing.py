@@ -52,6 +52,10 @@ OVERLAP = "overlap"
 """Code of the reason why a firing waits or was skipped."""
 
 
+DUE_TIMES_AT_ONCE = 100
+"""So many of one schedule are dealt with before others have their turn."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
     """What a due time comes to as things stand."""
@@ -63,7 +67,7 @@ class _Plan:
 
 
 def fire_due(context: Context, schedule: Schedule, now: datetime) -> int:
-    """Deal with every due time of this schedule that has passed; how many fired here.
+    """Deal with due times of this schedule that have passed, the oldest first; how many fired here.
 
     Raises StoreUnusable: what has not fired by then does so the next time.
     """
@@ -77,12 +81,13 @@ def fire_due(context: Context, schedule: Schedule, now: datetime) -> int:
         return _look(context, schedule, schedule.trigger, todo, now)
     if not todo.fire:
         _move_on(context, schedule, todo.next_due, now)
-    for number, due in enumerate(todo.fire):
+    at_once = todo.fire[:DUE_TIMES_AT_ONCE]
+    for number, due in enumerate(at_once):
         following = todo.after(number)
         if not _fire(context, schedule, due, following, now):
             return number
         schedule = replace(schedule, next_due=following)
-    return len(todo.fire)
+    return len(at_once)
 
 
 def _look(context: Context, schedule: Schedule, trigger: Lookout, todo: Passed, now: datetime) -> int:

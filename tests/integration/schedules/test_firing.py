@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from tests.integration.schedules.conftest import DAY, HOUR, MINUTE, SECOND, T0, Timed, every
 from tidemill.domain.errors import NotFound
 from tidemill.domain.job import JobState
-from tidemill.domain.schedule import CatchUp, Cron, FiringState
+from tidemill.domain.schedule import CatchUp, Cron, FiringState, Overlap
 from tidemill.service import firing
 from tidemill.wire.spec import JobSpec
 
@@ -40,6 +42,7 @@ def test_who_comes_second_changes_nothing(house: Timed) -> None:
 def test_a_transaction_of_which_nobody_knows_is_done_again(house: Timed) -> None:
     hourly = house.schedule()
     house.tick(after=HOUR)
+    house.end_jobs(hourly)
     # As if the answer to the commit had been lost and the row were read from before it.
     house.context.store.schedules.move_on(hourly.id, hourly.next_due, checked_at=house.now)
     house.tick()
@@ -81,6 +84,19 @@ def test_the_clock_put_back_before_something_overdue(house: Timed) -> None:
     house.tick(after=10 * MINUTE)
     house.tick(after=5 * MINUTE)
     assert house.told(late) == [("26 00:15", "started", "due")]
+
+
+def test_one_with_much_to_catch_up_with_lets_others_have_their_turn(
+    house: Timed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(firing, "DUE_TIMES_AT_ONCE", 3)
+    much = house.schedule("much", trigger=every(600), catch_up=CatchUp.ALL, overlap=Overlap.QUEUE)
+    one = house.schedule("one", trigger=every(6000), catch_up=CatchUp.ALL)
+    house.tick(after=100 * MINUTE)
+    assert (len(house.firings(much)), len(house.firings(one))) == (3, 1)
+    for _ in range(4):
+        house.tick()
+    assert [each.due for each in house.firings(much)] == [T0 + number * 10 * MINUTE for number in range(1, 11)]
 
 
 def test_what_is_never_due_again_rests(house: Timed) -> None:

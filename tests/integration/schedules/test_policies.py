@@ -22,7 +22,7 @@ from tidemill.domain.errors import (
 )
 from tidemill.domain.job import JobState, Want
 from tidemill.domain.schedule import CatchUp, Cron, FiringState, Origin, Overlap, Schedule
-from tidemill.service import keys, retention, schedules
+from tidemill.service import firing, keys, retention, schedules, submission
 from tidemill.wire.schedules import AddSchedule, BackfillRequest
 
 STARTED, WAITING, SKIPPED, REFUSED = FiringState.STARTED, FiringState.WAITING, FiringState.SKIPPED, FiringState.REFUSED
@@ -114,6 +114,25 @@ def test_an_output_that_somebody_else_writes_is_in_the_way(house: Timed) -> None
     assert states(house.firings(waits)) == [STARTED]
 
 
+def test_a_job_that_comes_while_another_is_prepared_is_in_the_way(
+    house: Timed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule = house.schedule(trigger=every(600))
+    before = submission.new_job
+
+    def new_job(*words: Any) -> Any:
+        monkeypatch.setattr(submission, "new_job", before)
+        schedules.run(house.context, house.here, "nightly")
+        return before(*words)
+
+    monkeypatch.setattr(submission, "new_job", new_job)
+    assert house.tick(after=10 * MINUTE) == 0
+    assert house.tick() == 1
+    found = {each.origin: each.state for each in house.firings(schedule)}
+    assert found == {Origin.RUN: STARTED, Origin.DUE: SKIPPED}
+    assert len(house.context.store.jobs.list()) == 1
+
+
 # Down for three days
 
 
@@ -168,6 +187,26 @@ def test_pause_and_resume(house: Timed) -> None:
     now = house.context.store.schedules.now()
     assert resumed.next_due is not None and now - MINUTE < resumed.next_due < now + MINUTE
     assert [entry.action for entry in house.context.store.audit.list()] == ["schedule.resume", "schedule.pause"]
+
+
+def test_a_pause_is_felt_by_a_server_that_has_looked_already(house: Timed) -> None:
+    due = house.schedule("due", trigger=every(600))
+    queued = house.schedule("queued", trigger=every(600), overlap=Overlap.QUEUE)
+    house.tick(after=10 * MINUTE)
+    house.tick(after=10 * MINUTE)
+    house.end_jobs(queued)
+    ((_, waiting),) = house.context.store.firings.ready(limit=9)
+    seen = house.context.store.schedules.get("default", due.id)
+    house.now += 10 * MINUTE
+    for name in ("due", "queued"):
+        schedules.pause(house.context, house.here, name)
+    assert firing.fire_due(house.context, seen, house.now) == 0
+    assert not firing.start_waiting(house.context, queued, waiting, house.now)
+    schedules.remove(house.context, house.here, "due")
+    assert firing.fire_due(house.context, seen, house.now) == 0
+    schedules.resume(house.context, house.here, "queued")
+    assert firing.start_waiting(house.context, queued, waiting, house.now)
+    assert not firing.start_waiting(house.context, queued, waiting, house.now)
 
 
 def test_run_now(house: Timed) -> None:

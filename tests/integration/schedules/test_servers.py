@@ -16,6 +16,7 @@ import pytest
 from tests.integration.api.house import opened_house
 from tests.integration.api.test_serve import MOST_SECONDS, serving
 from tests.integration.schedules.conftest import SECOND, Timed, every
+from tidemill.domain.schedule import CatchUp
 
 STORES = ["sqlite", "postgres"] if os.environ.get("TIDEMILL_TEST_LONG") else ["sqlite"]
 PAUSE_SECONDS = 2.0
@@ -37,7 +38,7 @@ def house(tmp_path: Path, store_words: dict[str, Any]) -> Iterator[Timed]:
 def test_three_servers_of_which_one_is_killed(house: Timed, store_words: dict[str, Any]) -> None:
     environment = {"TIDEMILL_STORE": store_words["store"]} if store_words else {}
     house.now = datetime.now(UTC).replace(microsecond=0)
-    added = [house.schedule(name, trigger=every(1, house.now)) for name in NAMES]
+    added = [house.schedule(name, trigger=every(1, house.now), catch_up=CatchUp.ALL) for name in NAMES]
     with ExitStack() as stack:
         servers = [stack.enter_context(serving(house.folder / "home", "--no-jobs", **environment)) for _ in range(3)]
         wait_for_due(house, datetime.now(UTC) + 3 * SECOND)

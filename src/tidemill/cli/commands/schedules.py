@@ -88,6 +88,8 @@ def add(
     print_line(added.id)
     people.print(f"[bold]{escape(added.name)}[/], {escape(added.trigger_text)}; next: {_next(added)}")
     _warn(added.warnings)
+    if not there:
+        people.print("[dim]it fires while a server of this store runs:[/] tidemill serve")
     people.print(f"[dim]look ahead:[/] tidemill schedules next {added.name}{there}", markup=True)
 
 

@@ -6,13 +6,14 @@ import difflib
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, exists, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, exists, literal_column, or_, select, update
 
 from tidemill.domain.errors import KeyReused, NotFound, Refused
 from tidemill.domain.job import Idempotency, JobState
 from tidemill.domain.lookout import trigger_of
 from tidemill.domain.schedule import (
     OVER,
+    PUT_BACK,
     CatchUp,
     Firing,
     FiringState,
@@ -27,16 +28,23 @@ from tidemill.stores.sql.rows import milliseconds, moment, moment_or_none
 from tidemill.stores.sql.tables import firings, schedules
 
 _MOST_NAMES = 1000
-_WAITS = firings.c.state == FiringState.WAITING.value
+
+
+def _text(value: str) -> ColumnElement[str]:
+    """In the statement itself: a database uses an index with a condition only for a query that shows it."""
+    return literal_column(f"'{value}'")
+
+
+_OVER = [_text(state.value) for state in JobState if state in OVER]
+
+
+def _waits(table: Any = firings) -> ColumnElement[bool]:
+    waits: ColumnElement[bool] = table.c.state == _text(FiringState.WAITING.value)
+    return waits
 
 
 def _is_active(table: Any = firings) -> ColumnElement[bool]:
-    # In the words of the index's condition: a database uses it only then.
-    over = ("succeeded", "succeeded_with_rejections", "failed", "cancelled")
-    return and_(table.c.state == FiringState.STARTED.value, table.c.job_state.not_in(over))
-
-
-assert {state.value for state in OVER} == {"succeeded", "succeeded_with_rejections", "failed", "cancelled"}
+    return and_(table.c.state == _text(FiringState.STARTED.value), table.c.job_state.not_in(_OVER))
 
 
 class SqlSchedules(ScheduleStore):
@@ -86,7 +94,7 @@ class SqlSchedules(ScheduleStore):
         due = and_(
             schedules.c.paused.is_(False),
             schedules.c.next_due_ms.is_not(None),
-            or_(schedules.c.next_due_ms <= at, schedules.c.checked_at_ms > at),
+            or_(schedules.c.next_due_ms <= at, schedules.c.checked_at_ms > milliseconds(now + PUT_BACK)),
         )
         page = select(schedules).where(due).order_by(schedules.c.next_due_ms, schedules.c.number).limit(limit)
         with self._database.read() as connection:
@@ -152,10 +160,10 @@ class SqlFirings(FiringStore):
             return connection.execute(new).first() is not None
 
     def replace_if_over(self, firing: Firing) -> bool:
-        return self._replace(firing, and_(~_WAITS, ~_is_active()))
+        return self._replace(firing, and_(~_waits(), ~_is_active()))
 
     def settle_if_waiting(self, firing: Firing) -> bool:
-        return self._replace(firing, _WAITS)
+        return self._replace(firing, _waits())
 
     def find(self, schedule_id: str, due: datetime) -> Firing | None:
         return self._find(_is(schedule_id, due))
@@ -164,19 +172,26 @@ class SqlFirings(FiringStore):
         return self._find(and_(firings.c.schedule_id == schedule_id, firings.c.request_key == request_key))
 
     def unfinished(self, schedule_id: str, *, backfill: bool) -> list[Firing]:
-        line = (firings.c.origin == Origin.BACKFILL.value).is_(backfill)
-        here = and_(firings.c.schedule_id == schedule_id, or_(_WAITS, _is_active()), line)
-        return self._list(here)
+        line = firings.c.origin == Origin.BACKFILL.value if backfill else firings.c.origin != Origin.BACKFILL.value
+        mine = and_(firings.c.schedule_id == schedule_id, line)
+        found = self._list(and_(mine, _waits())) + self._list(and_(mine, _is_active()))
+        return sorted(found, key=lambda firing: firing.due)
 
     def ready(self, *, limit: int) -> list[tuple[Schedule, Firing]]:
         before = firings.alias("before")
-        line = (before.c.origin == Origin.BACKFILL.value) == (firings.c.origin == Origin.BACKFILL.value)
-        first = and_(before.c.state == FiringState.WAITING.value, before.c.due_ms < firings.c.due_ms)
-        in_the_way = exists().where(before.c.schedule_id == firings.c.schedule_id, line, or_(_is_active(before), first))
+        same_line = and_(
+            before.c.schedule_id == firings.c.schedule_id,
+            (before.c.origin == Origin.BACKFILL.value) == (firings.c.origin == Origin.BACKFILL.value),
+        )
+        # Two conditions, for two indexes.
+        active = exists().where(same_line, _is_active(before))
+        earlier = exists().where(same_line, _waits(before), before.c.due_ms < firings.c.due_ms)
         runs = exists().where(schedules.c.id == firings.c.schedule_id, schedules.c.paused.is_(False))
-        page = select(firings).where(_WAITS, runs, ~in_the_way).order_by(firings.c.due_ms).limit(limit)
+        page = select(firings).where(_waits(), runs, ~active, ~earlier).order_by(firings.c.due_ms).limit(limit)
         with self._database.read() as connection:
             found = [_firing(row) for row in connection.execute(page).mappings()]
+            if not found:
+                return []
             wanted = select(schedules).where(schedules.c.id.in_({firing.schedule_id for firing in found}))
             by_id = {row["id"]: _schedule(row) for row in connection.execute(wanted).mappings()}
         return [(by_id[firing.schedule_id], firing) for firing in found if firing.schedule_id in by_id]
@@ -187,7 +202,7 @@ class SqlFirings(FiringStore):
 
     def forget_before(self, moment: datetime, *, limit: int) -> int:
         keys = (firings.c.schedule_id, firings.c.due_ms)
-        old = and_(firings.c.due_ms < milliseconds(moment), ~_WAITS, ~_is_active())
+        old = and_(firings.c.due_ms < milliseconds(moment), ~_waits(), ~_is_active())
         some = select(*keys).where(old).order_by(firings.c.due_ms, firings.c.schedule_id).limit(limit)
         with self._database.write() as connection:
             found = connection.execute(some).all()

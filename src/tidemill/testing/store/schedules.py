@@ -12,7 +12,7 @@ import pytest
 
 from tidemill.domain.errors import KeyReused, NotFound, Refused
 from tidemill.domain.job import Idempotency, JobState, Want
-from tidemill.domain.schedule import CatchUp, Firing, FiringState, Interval, Origin, Overlap
+from tidemill.domain.schedule import PUT_BACK, CatchUp, Firing, FiringState, Interval, Origin, Overlap
 from tidemill.ports.store import Store
 from tidemill.testing.store.factories import ERROR, new_firing, new_job, new_schedule
 from tidemill.testing.store.suite import Held, StoreSuite
@@ -96,8 +96,9 @@ class SchedulesSuite(StoreSuite):
     def test_one_that_was_looked_at_later_than_now_is_looked_at_again(self, store: Store) -> None:
         store.schedules.add(new_schedule(next_due=T0 + 9 * HOUR, checked_at=T0 + 8 * HOUR))
         assert [each.name for each in store.schedules.list_due(T0, limit=9)] == ["nightly"]
-        store.schedules.move_on("sched_nightly", T0 + 2 * HOUR, checked_at=T0)
+        store.schedules.move_on("sched_nightly", T0 + 2 * HOUR, checked_at=T0 + PUT_BACK)
         assert store.schedules.list_due(T0, limit=9) == []
+        store.schedules.move_on("sched_nightly", T0 + 2 * HOUR, checked_at=T0)
         moved = store.schedules.get("default", "nightly")
         assert (moved.next_due, moved.checked_at) == (T0 + 2 * HOUR, T0)
         store.schedules.move_on("sched_nightly", None, checked_at=T0 + HOUR)

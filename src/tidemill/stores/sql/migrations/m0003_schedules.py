@@ -6,9 +6,11 @@ _INDEXES = (
     "CREATE INDEX schedules_by_due ON schedules (next_due_ms) WHERE next_due_ms IS NOT NULL",
     "CREATE INDEX schedules_by_check ON schedules (checked_at_ms)",
     "CREATE INDEX firings_by_job ON firings (job_id) WHERE job_id IS NOT NULL",
-    "CREATE INDEX firings_waiting ON firings (schedule_id, due_ms) WHERE state = 'waiting'",
+    # An index that SQLite need not leave holds the columns of its condition, too.
+    "CREATE INDEX firings_in_line ON firings (due_ms, state) WHERE state = 'waiting'",
+    "CREATE INDEX firings_waiting ON firings (schedule_id, due_ms, origin, state) WHERE state = 'waiting'",
     """
-    CREATE INDEX firings_active ON firings (schedule_id)
+    CREATE INDEX firings_active ON firings (schedule_id, due_ms, origin, state, job_state)
     WHERE state = 'started' AND job_state NOT IN ('succeeded', 'succeeded_with_rejections', 'failed', 'cancelled')
     """,
     "CREATE INDEX firings_by_due ON firings (due_ms)",
