@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tidemill.domain.errors import AlreadyScored
 from tidemill.domain.plan import InputFile
-from tidemill.engine import increment
+from tidemill.engine import increment, planfile, planner
 from tidemill.engine.increment import Record, Unscored, unscored, write_record
 from tidemill.wire.spec import JobSpec
 
@@ -85,6 +85,24 @@ def test_changed_files_as_the_spec_says(tmp_path: Path) -> None:
     assert not chooser(tmp_path, file("/in/a"), changed="skip").takes(file("/in/a", 2))
     with pytest.raises(AlreadyScored, match=r"/in/a changed .* 's' scored it"):
         chooser(tmp_path, file("/in/a"), changed="refuse").takes(file("/in/a", 2))
+
+
+def test_of_a_plan_only_its_own_files_are_looked_at(tmp_path: Path) -> None:
+    """Files that came since are for the next job of the series."""
+    (tmp_path / "plan").mkdir()
+    paths = [tmp_path / name for name in "abc"]
+    with planfile.files_table(tmp_path) as table:
+        for path in paths:
+            path.write_bytes(b"1")
+            table.add({"path": str(path), "size_bytes": 1, "mtime_ns": path.stat().st_mtime_ns})
+    (tmp_path / "new").write_bytes(b"1")
+    request = {"staging": str(tmp_path)}
+    assert planner.still_planned(request, lambda told: None) == {"changes": []}
+    paths[0].write_bytes(b"12")
+    paths[1].unlink()
+    assert planner.still_planned(request, lambda told: None) == {
+        "changes": [f"changed file {paths[0]}", f"missing file {paths[1]}"]
+    }
 
 
 @pytest.mark.parametrize(

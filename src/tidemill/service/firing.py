@@ -51,7 +51,8 @@ log = logging.getLogger(__name__)
 OVERLAP = "overlap"
 """Code of the reason why a firing waits or was skipped."""
 
-
+LATEST = 20
+"""Among so many firings the job before is looked for."""
 DUE_TIMES_AT_ONCE = 100
 """So many of one schedule are dealt with before others have their turn."""
 
@@ -112,13 +113,13 @@ def _noticed(
     """What to do about what has happened, and its name; None if nothing did, or it was told before."""
     firing = Firing(schedule_id=schedule.id, due=due, state=FiringState.STARTED, origin=Origin.DUE, fired_at=now)
     meeting = Meeting(state=FiringState.STARTED)
-    seen, last = trigger.seen, context.store.firings.list(schedule.id, limit=1)
+    seen, latest = trigger.seen, context.store.firings.list(schedule.id, limit=LATEST)
     try:
         who = principal_of(context, schedule)
         there = lookout.look(context, who, trigger, spec_of(schedule, due))
         if there in ("", seen):
             return None
-        _give_up(context, who, last)
+        _give_up(context, who, latest)
         plan, seen = _prepared(context, schedule, firing, meeting, looked=True), there
     except (StoreUnusable, SeriesBusy):
         raise
@@ -126,19 +127,20 @@ def _noticed(
         plan = _Plan(firing=replace(firing, state=FiringState.REFUSED, reason=exc.to_json()), meeting=meeting)
     if plan.firing.state is FiringState.STARTED:
         return plan, seen
-    told = last and (last[0].state, last[0].reason) == (plan.firing.state, plan.firing.reason)
+    told = latest and (latest[0].state, latest[0].reason) == (plan.firing.state, plan.firing.reason)
     # It stays to be done: with the next look, when whatever is in the way may have gone.
     return None if told else (plan, trigger.seen)
 
 
-def _give_up(context: Context, who: Principal, last: Sequence[Firing]) -> None:
+def _give_up(context: Context, who: Principal, latest: Sequence[Firing]) -> None:
     """Cancel the job before if it failed: it keeps the output for whoever resumes it, and the next does its work."""
-    for fired in last:
-        if fired.job_id is not None and fired.job_state is JobState.FAILED:
-            with suppress(NotFound):  # It was forgotten meanwhile.
-                with context.store.transaction():
-                    cancelled = cancel_former(context, who, fired.job_id)
-                clear_former(context, cancelled)
+    before = next((fired for fired in latest if fired.job_id is not None), None)
+    if before is None or before.job_id is None or before.job_state is not JobState.FAILED:
+        return
+    with suppress(NotFound):  # It was forgotten meanwhile.
+        with context.store.transaction():
+            cancelled = cancel_former(context, who, before.job_id)
+        clear_former(context, cancelled)
 
 
 def start_waiting(context: Context, schedule: Schedule, firing: Firing, now: datetime) -> bool:
