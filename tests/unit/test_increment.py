@@ -95,6 +95,7 @@ def test_of_a_plan_only_its_own_files_are_looked_at(tmp_path: Path) -> None:
         for path in paths:
             path.write_bytes(b"1")
             table.add({"path": str(path), "size_bytes": 1, "mtime_ns": path.stat().st_mtime_ns})
+    planfile.write_chunks(tmp_path, [])
     (tmp_path / "new").write_bytes(b"1")
     request = {"staging": str(tmp_path)}
     assert planner.still_planned(request, lambda told: None) == {"changes": []}

@@ -298,7 +298,8 @@ def _prepared(context: Context, schedule: Schedule, firing: Firing, meeting: Mee
     """With the job of this firing, or why there can be none. Whoever `looked` has listed the input of a series."""
     try:
         who = principal_of(context, schedule)
-        job = submission.new_job(context, who, spec_of(schedule, firing.due), looked=looked)
+        make = submission.new_job_of_found if looked else submission.new_job
+        job = make(context, who, spec_of(schedule, firing.due))
     except StoreUnusable:
         raise
     except NothingNew as exc:

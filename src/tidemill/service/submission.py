@@ -59,12 +59,14 @@ def submit(context: Context, who: Principal, spec: JobSpec, *, idempotency_key: 
     return _submit(context, _Request(context=context, who=who, spec=spec), idempotency_key)
 
 
-def new_job(context: Context, who: Principal, spec: JobSpec, *, looked: bool = False) -> NewJob:
-    """What `submit` would store, for whoever stores it together with something else. Raises as `submit` does.
+def new_job(context: Context, who: Principal, spec: JobSpec) -> NewJob:
+    """What `submit` would store, for whoever stores it together with something else. Raises as `submit` does."""
+    return _new_job(_Request(context=context, who=who, spec=spec))
 
-    `looked`: that there is something new for its series is known.
-    """
-    return _new_job(_Request(context=context, who=who, spec=spec, looked=looked))
+
+def new_job_of_found(context: Context, who: Principal, spec: JobSpec) -> NewJob:
+    """The same for whoever has looked and found something new for the job's series."""
+    return _new_job(_Request(context=context, who=who, spec=spec, looked=True))
 
 
 def check(context: Context, who: Principal, spec: JobSpec) -> None:

@@ -17,7 +17,7 @@ from tidemill.config import Settings
 from tidemill.domain.job import JobState
 
 LONG = bool(os.environ.get("TIDEMILL_TEST_LONG"))
-HERE_MOMENTS = killed.MOMENTS if LONG else ["add after", "record inside"]
+HERE_MOMENTS = killed.MOMENTS if LONG else ["commit after", "record inside"]
 SERVICE_MOMENTS = killed.MOMENTS if LONG else ["record inside"]
 LEASE = {"lease_seconds": 1.5, "heartbeat_seconds": 0.3}
 

@@ -81,11 +81,11 @@ def test_new_files_are_scored_as_they_come(lake: Lake, store: str | None) -> Non
         assert watched.look() == 1
         assert watched.job().state is JobState.SUCCEEDED
         assert watched.look() == 0
-        assert series.forget(watched.context, WHO, "lake", below=str(lake.input / "b.parquet")) == 1
+        assert series.forget(watched.context, WHO, "lake", below=str(lake.input / "c.parquet")) == 1
         assert watched.look() == 1
         assert watched.job().state is JobState.SUCCEEDED
         assert [each.state for each in watched.firings()] == [FiringState.STARTED] * 3
-    assert lake.scored("all") == {("a.parquet", 1): 1, ("b.parquet", 1): 2, ("c.parquet", 1): 1}
+    assert lake.scored("all") == {("a.parquet", 1): 1, ("b.parquet", 1): 1, ("c.parquet", 1): 2}
 
 
 def test_a_set_of_files_fires_once_also_if_its_job_failed(lake: Lake) -> None:

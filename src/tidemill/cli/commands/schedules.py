@@ -266,7 +266,7 @@ def _trigger(
     looks = on_new_files or on_alias
     if cron is None and every is None and not looks:
         raise InvalidSpec(
-            "A schedule has a trigger.", remedy='Say --cron "0 2 * * *", --every 6h, --on-new-files or --on-alias.'
+            "A schedule has one trigger.", remedy='Say --cron "0 2 * * *", --every 6h, --on-new-files or --on-alias.'
         )
     timer: dict[str, Any] = {"kind": "interval", "every": every or "1m"}
     if cron is not None:
