@@ -194,12 +194,12 @@ class Backend(Protocol):
     def series_list(self, *, limit: int) -> list[SeriesOut]:
         """By name."""
 
-    def series_show(self, series: str, /) -> SeriesOut: ...
+    def series_show(self, name: str) -> SeriesOut: ...
 
-    def series_files(self, series: str, path: str, /, *, limit: int) -> list[ScoredFile]:
+    def series_files(self, name: str, path: str, *, limit: int) -> list[ScoredFile]:
         """That file, or those in that folder, by path."""
 
-    def series_forget(self, series: str, path: str, /) -> int:
+    def series_forget(self, name: str, path: str) -> int:
         """How many entries it was."""
 
     def keys_add(self, request: AddKey) -> NewKey: ...

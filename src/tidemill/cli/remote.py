@@ -215,14 +215,14 @@ class RemoteBackend:
     def series_list(self, *, limit: int) -> list[SeriesOut]:
         return list(islice(self._client.series.list(), limit))
 
-    def series_show(self, series: str) -> SeriesOut:
-        return self._client.series.get(series)
+    def series_show(self, name: str) -> SeriesOut:
+        return self._client.series.get(name)
 
-    def series_files(self, series: str, path: str, *, limit: int) -> list[ScoredFile]:
-        return list(islice(self._client.series.files(series, path), limit))
+    def series_files(self, name: str, path: str, *, limit: int) -> list[ScoredFile]:
+        return list(islice(self._client.series.files(name, path), limit))
 
-    def series_forget(self, series: str, path: str) -> int:
-        return self._client.series.forget(series, path).entries
+    def series_forget(self, name: str, path: str) -> int:
+        return self._client.series.forget(name, path).entries
 
     def keys_add(self, request: AddKey) -> NewKey:
         return self._client.keys.make(request)
