@@ -31,7 +31,8 @@ from tidemill.wire.spec import InputSpec, JobSpec, OutputSpec
 NOW = datetime.now(UTC)
 ROOMY = Needs(cpus=8)
 KINDS = (
-    "leftovers", "results", "deleted", "staging", "jobs", "uploads", "stdin", "models", "environments", "logs", "audit",
+    "leftovers", "results", "deleted", "staging", "jobs", "uploads", "stdin", "models", "environments", "logs",
+    "firings", "audit",
 )  # fmt: skip
 KEPT = dict.fromkeys(KINDS, 0)
 DAYS = {"result_days": 30.0, "job_days": 180.0, "staging_days": 7.0, "upload_days": 7.0, "log_days": 30.0}

@@ -244,7 +244,11 @@ NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    "trigger", [Cron(expression="0 2 * * *", zone="Europe/Berlin"), Interval(every_seconds=90, start=NEW_YEAR)]
+    "trigger",
+    [
+        Cron(expression="0 2 * * *", zone="Europe/Berlin"),
+        Interval(every_seconds=90, start=NEW_YEAR, zone="Asia/Kolkata"),
+    ],
 )
 def test_a_trigger_is_kept_as_json(trigger: Trigger) -> None:
     assert trigger_of(trigger.to_json()) == trigger

@@ -64,7 +64,7 @@ class Schedules:
             every = every or "1m"
         if (cron is None) == (every is None):
             raise InvalidSpec("A schedule has one trigger.", remedy="Give either cron or every.")
-        trigger: dict[str, Any] = {"kind": "interval", "every": every}
+        trigger: dict[str, Any] = {"kind": "interval", "every": every, "timezone": timezone}
         if cron is not None:
             trigger = {"kind": "cron", "cron": cron, "timezone": timezone}
         if on is not None:

@@ -208,14 +208,21 @@ class Interval(Trigger):
     every_seconds: int
     start: datetime
     """The first due time is this moment and one interval."""
+    zone: str = "UTC"
+    """Only for people and in templates."""
 
     def __post_init__(self) -> None:
         """Raises InvalidSpec."""
+        check_zone(self.zone)
         if not 1 <= self.every_seconds <= LONGEST_INTERVAL.total_seconds():
             raise InvalidSpec(
                 f"An interval of {self.every_seconds} seconds cannot be kept.",
                 remedy=f"Give one between 1 second and {LONGEST_INTERVAL.days} days.",
             )
+
+    @property
+    def timezone(self) -> str:
+        return self.zone
 
     def next_after(self, moment: datetime) -> datetime | None:
         every = timedelta(seconds=self.every_seconds)
@@ -225,7 +232,8 @@ class Interval(Trigger):
             return None
 
     def to_json(self) -> dict[str, Any]:
-        return {"kind": self.kind, "every_seconds": self.every_seconds, "start": self.start.isoformat()}
+        start = self.start.isoformat()
+        return {"kind": self.kind, "every_seconds": self.every_seconds, "start": start, "timezone": self.zone}
 
     def describe(self) -> str:
         for unit, seconds in (("day", 86400), ("hour", 3600), ("minute", 60)):
@@ -241,7 +249,8 @@ def trigger_of(data: dict[str, Any]) -> Trigger:
         case Cron.kind:
             return Cron(expression=data["cron"], zone=data["timezone"])
         case Interval.kind:
-            return Interval(every_seconds=data["every_seconds"], start=datetime.fromisoformat(data["start"]))
+            start = datetime.fromisoformat(data["start"])
+            return Interval(every_seconds=data["every_seconds"], start=start, zone=data["timezone"])
         case kind:
             raise ValueError(f"no trigger is called {kind!r}")
 

@@ -234,7 +234,7 @@ def _timer(wanted: TimerSpec, now: datetime) -> Cron | Interval:
             if not seconds.is_integer():
                 raise InvalidSpec(f"{wanted.every} is no whole number of seconds.", remedy="Give one, such as 90s.")
             start = (wanted.start or now).astimezone(UTC).replace(microsecond=0)
-            return Interval(every_seconds=int(seconds), start=start)
+            return Interval(every_seconds=int(seconds), start=start, zone=wanted.timezone)
         case _:
             assert_never(wanted)
 

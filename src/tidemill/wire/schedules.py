@@ -52,6 +52,8 @@ class IntervalTrigger(Request):
     """For example "6h", "90m"; whole seconds."""
     start: Moment | None = None
     """One interval before the first due time; by default now."""
+    timezone: Annotated[Text, Field(min_length=1, max_length=100)] = "UTC"
+    """Whose clocks templates mean."""
 
 
 TimerSpec = Annotated[CronTrigger | IntervalTrigger, Field(discriminator="kind")]

@@ -22,6 +22,7 @@ from tidemill.domain.access import Role
 from tidemill.domain.errors import InvalidSpec, KeyReused, NotFound, WrongState
 from tidemill.service import scheduler
 
+BERLIN = ("--timezone", "Europe/Berlin")
 CRON = {"kind": "cron", "cron": "0 2 * * *", "timezone": "Europe/Berlin"}
 
 
@@ -105,8 +106,8 @@ def test_by_the_python_client(house: Timed) -> None:
         )  # fmt: skip
         assert (added.spec["input"]["path"], added.spec["keep"]) == (["/in/{{ due - 1d | date }}"], ["id"])
         assert added.warnings == []
-        often = client.schedules.add("often", "churn@1", f"server:{house.input}", every="90m")
-        assert often.trigger_text == "every 90 minutes"
+        often = client.schedules.add("often", "churn@1", f"server:{house.input}", every="90m", timezone="Asia/Kolkata")
+        assert (often.trigger_text, often.timezone) == ("every 90 minutes", "Asia/Kolkata")
         with pytest.raises(KeyReused):
             client.schedules.add("other", "churn@1", "server:/in", every="1h", idempotency_key="k")
         assert [each.name for each in client.schedules.list(page_size=1)] == ["nightly", "often"]
@@ -194,7 +195,8 @@ def test_a_spec_in_a_file(house: Timed, line: Line, tmp_path: Path, request: pyt
     on_server = "server:" if "service" in request.node.name else ""
     path = f"{on_server}{house.input}"
     (tmp_path / "job.yaml").write_text(f"name: often\nmodel: churn@1\ninput: {{path: {path}}}\n", encoding="utf-8")
-    added = json.loads(line("add", str(tmp_path / "job.yaml"), "--every", "6h", "--paused", "--json"))
+    added = json.loads(line("add", str(tmp_path / "job.yaml"), "--every", "6h", "--paused", "--json", *BERLIN))
+    assert added["timezone"] == "Europe/Berlin"
     assert (added["name"], added["trigger_text"], added["paused"]) == ("often", "every 6 hours", True)
     job = line("run", "often").strip()
     assert house.context.store.jobs.get(job).name == "often"

@@ -268,7 +268,7 @@ def _trigger(
         raise InvalidSpec(
             "A schedule has one trigger.", remedy='Say --cron "0 2 * * *", --every 6h, --on-new-files or --on-alias.'
         )
-    timer: dict[str, Any] = {"kind": "interval", "every": every or "1m"}
+    timer: dict[str, Any] = {"kind": "interval", "every": every or "1m", "timezone": timezone}
     if cron is not None:
         timer = {"kind": "cron", "cron": cron, "timezone": timezone}
     return {"kind": "new_files" if on_new_files else "alias_moved", "look": timer} if looks else timer

@@ -30,7 +30,12 @@ class SchedulesSuite(StoreSuite):
     def test_a_schedule_is_kept_as_it_was_given(self, store: Store, open_store: Callable[..., Store]) -> None:
         nightly = new_schedule(overlap=Overlap.QUEUE, catch_up=CatchUp.ALL)
         odd = new_schedule(
-            "odd", paused=True, key_id=None, next_due=None, trigger=Interval(every_seconds=90, start=T0), tenant="acme"
+            "odd",
+            paused=True,
+            key_id=None,
+            next_due=None,
+            trigger=Interval(every_seconds=90, start=T0, zone="Asia/Kolkata"),
+            tenant="acme",
         )
         assert store.schedules.add(nightly) == (nightly, True)
         assert store.schedules.add(odd) == (odd, True)
