@@ -5,11 +5,14 @@ VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 JUNIT := build/junit.xml
-# More than cores: tests wait for processes, locks and leases about a third of their time.
-WORKERS ?= 3
+# Twice the cores: tests wait for processes, locks and leases about a third of their time.
+WORKERS ?= 4
 SEEDS ?= 20
 # Packages of the programs that tests call; tests/meta/test_programs.py says which these are.
-PROGRAMS := curl e2fsprogs mount strace
+PROGRAMS := chromium curl e2fsprogs mount nodejs strace
+# What tests run in node and in the browser, by its lock file.
+NODE := tests/node
+NODE_INSTALLED := $(NODE)/node_modules/.package-lock.json
 
 # Tests start some thousand processes: their modules are compiled once.
 unexport PYTHONDONTWRITEBYTECODE
@@ -27,6 +30,11 @@ $(INSTALLED): requirements/test.lock pyproject.toml tools/make_venv.sh tools/nee
 	bash tools/make_venv.sh $(VENV)
 	@touch $@
 
+$(NODE_INSTALLED): $(NODE)/package-lock.json tools/need_packages.sh
+	bash tools/need_packages.sh npm
+	npm ci --prefix $(NODE) --ignore-scripts --no-audit --no-fund
+	@touch $@
+
 test: export TIDEMILL_CRASH_SEEDS = $(SEEDS)
 test-long: export TIDEMILL_CRASH_SEEDS = 100
 test-long: export TIDEMILL_CRASH_ALL_POINTS = 1
@@ -35,14 +43,14 @@ test-long: export TIDEMILL_TEST_LONG = 1
 demo: setup  ## score real flights with a real model, from nothing to a result
 	$(PY) examples/flights/demo.py
 
-test: setup lint  ## all tests, with 20 seeds of crashes, after `make lint`
+test: setup lint $(NODE_INSTALLED)  ## all tests, with 20 seeds of crashes, after `make lint`
 	bash tools/need_packages.sh $(PROGRAMS)
 	@mkdir -p $(dir $(JUNIT))
 	$(PY) -m pytest -n $(WORKERS) --dist loadgroup --junitxml=$(JUNIT) tests
 	$(PY) tools/no_skips.py $(JUNIT)
 	$(PY) tests/crash/judge.py
 
-test-long: setup  ## all tests, with 100 seeds of crashes and a kill at every point of the commit path
+test-long: setup $(NODE_INSTALLED)  ## all tests, with 100 seeds of crashes and a kill at every point of the commit path
 	bash tools/need_packages.sh $(PROGRAMS)
 	@mkdir -p $(dir $(JUNIT))
 	$(PY) -m pytest -n $(WORKERS) --dist loadgroup --timeout=1800 --junitxml=$(JUNIT) tests
@@ -68,5 +76,5 @@ reference: setup  ## write the pages of docs/reference that come from the code
 	$(PY) tools/reference.py
 
 clean:  ## remove .venv and everything that was built
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(NODE)/node_modules build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

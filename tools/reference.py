@@ -12,17 +12,17 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
 import typer
-from pydantic import SecretStr
+from pydantic import IPvAnyNetwork, SecretStr
 
 from tidemill.cli.main import app
-from tidemill.config import Settings
+from tidemill.config import LoginRule, Settings
 from tidemill.domain import errors, job
 from tidemill.wire.spec import JobSpec
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 NOTE = "<!-- Made by `make reference` from {source}; change it there. -->"
 
-_KINDS = {str: "text", SecretStr: "secret text", NoneType: "none"}
+_KINDS = {str: "text", SecretStr: "secret text", NoneType: "none", LoginRule: "rule", IPvAnyNetwork: "network"}
 
 CLASSES = {
     errors.TidemillError: "Everything below is one of these, so one `except` catches all.",

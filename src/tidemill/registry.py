@@ -139,7 +139,7 @@ flavors: Registry[Flavor] = Registry(
 
 
 def list_inputs() -> Callable[..., Iterator[InputFile]]:
-    """`sources.listing.list_inputs`."""
+    """The function that lists local input files: (paths, suffixes, confines) -> InputFile in order."""
     return cast("Callable[..., Iterator[InputFile]]", import_module("tidemill.sources.listing").list_inputs)
 
 

@@ -25,14 +25,14 @@ from tidemill.durable.locks import FileLock
 from tidemill.engine import environment_homes, environments
 from tidemill.service import claims, joblog, registration, retention, uploads
 from tidemill.service.context import Context
-from tidemill.testing.store.factories import JOURNAL, MANIFEST, new_plan, new_receipt, new_version
+from tidemill.testing.store.factories import JOURNAL, MANIFEST, new_plan, new_receipt, new_version, new_webhook
 from tidemill.wire.spec import InputSpec, JobSpec, OutputSpec
 
 NOW = datetime.now(UTC)
 ROOMY = Needs(cpus=8)
 KINDS = (
     "leftovers", "results", "deleted", "staging", "jobs", "uploads", "stdin", "models", "environments", "logs",
-    "firings", "audit",
+    "deliveries", "firings", "audit",
 )  # fmt: skip
 KEPT = dict.fromkeys(KINDS, 0)
 DAYS = {"result_days": 30.0, "job_days": 180.0, "staging_days": 7.0, "upload_days": 7.0, "log_days": 30.0}
@@ -359,6 +359,14 @@ def test_old_logs_and_audit_entries_go(context: Context) -> None:
     assert os.listdir(context.places.logs) == ["job_new.log"]
     assert retention.sweep(context, later(731))["audit"] == 1
     assert not context.store.audit.list()
+
+
+def test_old_deliveries_go_whatever_became_of_them(context: Context) -> None:
+    assert context.store.webhooks.add(new_webhook("whk_1"), most=1)
+    context.store.outbox.ping("whk_1")
+    assert retention.sweep(context, later(29))["deliveries"] == 0
+    assert retention.sweep(context, later(31))["deliveries"] == 1
+    assert context.store.outbox.list() == []
 
 
 def test_one_thing_that_cannot_be_removed_does_not_keep_the_others(context: Context, tmp_path: Path) -> None:

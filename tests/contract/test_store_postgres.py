@@ -33,8 +33,10 @@ from tidemill.testing.store import (
     new_plan,
     new_receipt,
     new_version,
+    new_webhook,
 )
 from tidemill.testing.store.children import next_line, running_child, say
+from tidemill.testing.store.factories import KEY_ID
 
 OPENER = "tidemill.stores.sql.store:open_store"
 
@@ -296,6 +298,17 @@ def test_a_lock_that_is_held_for_long_is_not_waited_for(postgres_url: str, monke
 
 
 # The answer to a COMMIT gets lost
+
+
+def test_a_webhook_that_is_just_removed_holds_up_no_job(sql: SqlStore, postgres_url: str) -> None:
+    """Nor fails it: what would have been told is told to nobody."""
+    assert sql.webhooks.add(new_webhook("whk_1"), most=1)
+    sql.jobs.submit(new_job("job_a"))
+    with psycopg.connect(postgres_url) as removing:
+        removing.execute("DELETE FROM webhooks")
+        # Whoever waited for that would give up in the end.
+        assert sql.jobs.wish("job_a", Want.CANCEL).state is JobState.CANCELLED
+    assert sql.outbox.claim_due(KEY_ID, limit=9, each=9, lease_seconds=9) == []
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from tidemill.domain.job import LEASED, TRANSITIONS, JobState
 from tidemill.stores.sql import postgres, schema, sqlite, tables
 from tidemill.stores.sql.database import Database
 from tidemill.stores.sql.store import SqlStore, open_store
-from tidemill.testing.store import HOST, LONG, claim_next, new_job, new_key, new_pin, new_version
+from tidemill.testing.store import HOST, LONG, claim_next, new_job, new_key, new_pin, new_version, new_webhook
+from tidemill.testing.store.sessions import new_session
 
 LEASE = {"token": "t", "worker_id": "w", "lease_until_ms": 1}
 
@@ -117,6 +118,9 @@ def test_the_database_refuses_impossible_rows(sql: SqlStore) -> None:
     sql.jobs.submit(new_job("job_a"))
     sql.models.add_version(new_version())
     sql.keys.add(new_key("key_1"), "a" * 64)
+    assert sql.webhooks.add(new_webhook("whk_1"), most=1)
+    sql.outbox.ping("whk_1")
+    sql.sessions.add(new_session("session_1"), "a" * 64)
     sql.audit.record(AuditEntry(tenant="default", actor="ada", action="a", subject="s", detail={}))
     wrongs: dict[str, list[dict[str, Any]]] = {
         "jobs": [
@@ -128,7 +132,10 @@ def test_the_database_refuses_impossible_rows(sql: SqlStore) -> None:
         "documents": [{"body": "{}"}],
         "model_versions": [{"version": 0}, {"name": ""}, {"size_bytes": -1}, {"tenant": ""}],
         "api_keys": [{"role": "root"}, {"secret_sha256": "abc"}, {"max_running": -1}, {"tenant": ""}],
+        "sessions": [{"id": ""}, {"secret_sha256": "abc"}, {"name": ""}, {"groups": None}, {"expires_at_ms": None}],
         "audit": [{"actor": "eve"}],
+        "webhooks": [{"tenant": ""}, {"url": ""}, {"generation": 0}, {"events": None}],
+        "deliveries": [{"state": "lost"}, {"state": "delivered"}, {"next_at_ms": None}, {"attempts": -1}],
     }
     with sql.database.write() as connection:
         for table, rows in wrongs.items():

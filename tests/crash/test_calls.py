@@ -36,9 +36,9 @@ CALLS = (
 WRITES = ("openat", "write", "pwrite64", "ftruncate", "fsync", "fdatasync", "rename", "close")
 """What a child does with a file."""
 ALL = os.environ.get("TIDEMILL_CRASH_ALL_POINTS") == "1"
-SHARDS = 60 if ALL else 4
+SHARDS = 60 if ALL else 1
 """`make test` tries some points of each call, `make test-long` all of them."""
-SHARDS_AGAIN = 30 if ALL else 2
+SHARDS_AGAIN = 30 if ALL else 1
 """Of runs that go on: three runs to a point, so fewer of them in `make test`."""
 DONE = 8
 """So many of the 25 chunks are committed when a run goes on."""
@@ -100,6 +100,7 @@ def calls_again(tmp_path_factory: pytest.TempPathFactory, inputs: tuple[Path, ..
     return counted
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_killed_at_durable_calls(shard: int, calls: Counted, inputs: tuple[Path, ...], tmp_path: Path) -> None:
     """At each point: killed there, nothing half visible, the same command ends with each row once."""
@@ -115,6 +116,7 @@ def _struck_once(job: CrashJob, call: str, n: int) -> bool:
     return blow.hit
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("shard", range(SHARDS_AGAIN))
 def test_a_run_that_goes_on_is_killed_at_durable_calls(
     shard: int, calls_again: Counted, inputs: tuple[Path, ...], tmp_path: Path

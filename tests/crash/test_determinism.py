@@ -101,7 +101,10 @@ MODELS: dict[str, Callable[[Path, tuple[Path, ...]], str]] = {
 }
 
 
-@pytest.fixture(scope="session", params=MODELS)
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param(name, marks=pytest.mark.xdist_group(f"determinism-{name}")) for name in MODELS],
+)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, featured: tuple[Path, ...]) -> str:
     return MODELS[request.param](tmp_path_factory.mktemp("model"), featured)
 

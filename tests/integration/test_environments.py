@@ -35,8 +35,8 @@ from tidemill.service.work import Pool, PoolOptions
 from tidemill.testing.executor import finish, wait_until
 from tidemill.wire.spec import JobSpec
 
-pytestmark = pytest.mark.timeout(900)
-"""pip runs in a fixture."""
+pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("environments")]
+"""pip runs in a fixture: once, for all of them."""
 
 MAKE = "tidemill.engine.environments:environment"
 TASKS = "tidemill.bootstrap.tasks"

@@ -236,7 +236,7 @@ def test_without_a_server_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("role", list(Role))
 def test_only_administrators_keys_may_make_the_service_fetch(role: Role) -> None:
-    who = Principal(name="key", tenant="default", role=role, key_id="key_1")
+    who = Principal(name="key", tenant="default", role=role, id="key_1")
     if role is Role.ADMIN:
         mlflow.check_may(who, "models:/churn/1")
         return

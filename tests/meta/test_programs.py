@@ -13,9 +13,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 PACKAGES = {
+    "chromium": "chromium",
     "curl": "curl",
     "mkfs.ext4": "e2fsprogs",
     "mount": "mount",
+    "node": "nodejs",
     "strace": "strace",
     "umount": "mount",
 }
@@ -38,6 +40,8 @@ def first_words(tree: ast.AST) -> Iterator[str]:
             case _ if id(node) in ours:
                 pass
             case ast.Call(func=func, args=[ast.List(elts=[first, *_]), *_]) if _name(func) in STARTERS:
+                yield from _word(first)
+            case ast.Call(func=func, args=[first]) if _name(func) == "which":
                 yield from _word(first)
             case ast.Call(func=ast.Name(id="_do"), args=[first, *_]):
                 yield from _word(first)

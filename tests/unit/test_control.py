@@ -120,7 +120,7 @@ def test_a_command_lines_job_is_not_taken_by_the_service(house: House) -> None:
 
 @pytest.mark.parametrize("verb", [control.get, *ENDS_AS], ids=lambda verb: verb.__name__)
 def test_jobs_of_other_tenants_are_not_there(house: House, verb: Verb) -> None:
-    stranger = Principal(name="x", tenant="red", role=Role.ADMIN, key_id="key_x")
+    stranger = Principal(name="x", tenant="red", role=Role.ADMIN, id="key_x")
     job = house.submit()
     for job_id in (job.id, job.id[-8:], "job_none"):
         with pytest.raises(NotFound, match=f"There is no job {job_id}"):

@@ -25,14 +25,14 @@ def house(tmp_path: Path) -> Iterator[House]:
 def test_a_key_opens_what_its_role_may(house: House) -> None:
     made, text = keys.add(house.context, house.here, AddKey(name="nightly", role="viewer", owner="growth"))
     who = keys.authenticate(house.context, f"Bearer {text}", loopback=False)
-    assert who == Principal(name="nightly", tenant="default", role=Role.VIEWER, key_id=made.id)
+    assert who == Principal(name="nightly", tenant="default", role=Role.VIEWER, id=made.id)
     assert text.startswith(f"tm_{made.id}_")
     assert who.owner == made.id
 
 
 def test_only_the_hash_of_the_secret_is_kept(house: House) -> None:
     made, text = house.key()
-    found = house.context.store.keys.find(made.key_id or "")
+    found = house.context.store.keys.find(made.id or "")
     assert found is not None
     secret = text.rpartition("_")[2]
     assert found[1] == hashlib.sha256(secret.encode()).hexdigest()
@@ -49,7 +49,7 @@ def test_from_the_first_key_on_everybody_needs_one(house: House) -> None:
     who, _ = house.key()
     with pytest.raises(NotAuthenticated, match="needs an API key"):
         keys.authenticate(house.context, None, loopback=True)
-    keys.revoke(house.context, house.here, who.key_id or "")
+    keys.revoke(house.context, house.here, who.id or "")
     with pytest.raises(NotAuthenticated):
         keys.authenticate(house.context, None, loopback=True)
 
@@ -60,7 +60,7 @@ def test_a_wrong_key_opens_nothing_and_says_no_more(house: House) -> None:
     secret = text.rpartition("_")[2]
     wrong = [
         text[:-1] + ("0" if text[-1] != "0" else "1"),
-        text.replace(who.key_id or "", "key_0000000000000000"),
+        text.replace(who.id or "", "key_0000000000000000"),
         text.removeprefix("tm_"),
         "",
         text + "0",
@@ -93,7 +93,7 @@ def test_a_key_that_is_over_before_it_begins_is_refused(house: House) -> None:
 
 def test_a_revoked_key_opens_nothing(house: House) -> None:
     who, text = house.key()
-    closed = keys.revoke(house.context, house.here, who.key_id or "")
+    closed = keys.revoke(house.context, house.here, who.id or "")
     assert closed.revoked_at is not None
     with pytest.raises(NotAuthenticated):
         keys.check(house.context, text)
@@ -102,9 +102,9 @@ def test_a_revoked_key_opens_nothing(house: House) -> None:
 def test_keys_of_other_tenants_are_out_of_reach(house: House) -> None:
     red, _ = house.key(Role.ADMIN, "red")
     blue, _ = house.key(Role.ADMIN, "blue")
-    assert [key.id for key in keys.list(house.context, red)] == [red.key_id]
+    assert [key.id for key in keys.list(house.context, red)] == [red.id]
     with pytest.raises(NotFound):
-        keys.revoke(house.context, red, blue.key_id or "")
+        keys.revoke(house.context, red, blue.id or "")
     with pytest.raises(NotAllowed, match="makes no keys of blue"):
         keys.add(house.context, red, AddKey(name="spy", tenant="blue"))
     mine, _ = keys.add(house.context, red, AddKey(name="mine"))
@@ -121,5 +121,5 @@ def test_what_was_done_to_keys_is_in_the_audit_log(house: House) -> None:
         ("key.revoke", made.id, "red-admin"),
         ("key.add", made.id, "red-admin"),
     ]
-    assert entries[1].detail == {"name": "mine", "role": "viewer", "tenant": "red", "key": red.key_id}
+    assert entries[1].detail == {"name": "mine", "role": "viewer", "tenant": "red", "actor_id": red.id}
     assert [entry.action for entry in audit.list(house.context, house.here)].count("key.add") == 2

@@ -52,5 +52,5 @@ def test_json_is_one_object_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lines_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = said(monkeypatch, as_json=False)
     assert lines[0].endswith(" took job_1")
-    assert lines[1].endswith(" warning: Grüße")
+    assert lines[1].endswith(r" warning: Grüße\nin two lines")
     assert any(line.endswith("ZeroDivisionError: a defect") for line in lines)

@@ -17,8 +17,10 @@ from tidemill.domain.receipt import Usage
 from tidemill.ports.store import Store, WorkerFacts
 from tidemill.stores.sql.store import open_store
 from tidemill.telemetry.metrics import Metrics, render
-from tidemill.testing.store import new_job, new_plan, new_receipt
+from tidemill.testing.store import new_job, new_plan, new_receipt, new_webhook
+from tidemill.testing.store.factories import KEY_ID
 
+STATES = ("waiting", "delivered", "given_up")
 ROOT = Path(__file__).resolve().parents[2]
 USAGE = Usage(
     read_seconds=0.2, model_seconds=2.0, write_seconds=0.02, cpu_seconds=2.5, input_bytes=4_000, output_bytes=700
@@ -90,6 +92,18 @@ def test_the_store_says_what_is_queued_and_who_works(service: Service) -> None:
     assert value(page, "tidemill_free_cpus") == 6
     assert value(page, "tidemill_capacity_memory_bytes") == 2000
     assert value(page, "tidemill_free_gpus") == 2
+
+
+def test_deliveries_are_counted_where_they_stand(service: Service) -> None:
+    assert service.store.webhooks.add(new_webhook("whk_1"), most=1)
+    for _ in range(3):
+        service.store.outbox.ping("whk_1")
+    first, second = service.store.outbox.claim_due(KEY_ID, limit=2, each=2, lease_seconds=60)
+    service.store.outbox.delivered_if_current(first, 200)
+    service.store.outbox.failed_if_current(second, "down", status=None, retry_seconds=None)
+    page, _ = render(service)
+    counts = {state: value(page, "tidemill_webhook_deliveries", state=state) for state in STATES}
+    assert counts == {"waiting": 1, "delivered": 1, "given_up": 1}
 
 
 def test_work_is_counted(service: Service) -> None:

@@ -162,4 +162,4 @@ def test_events_after_a_number_and_only_of_ones_own(house: House) -> None:
     assert [event.state for event in told] == [S.QUEUED, S.CANCELLED]
     assert [event.state for event in status.events(house.context, house.here, job.id, told[0].number)] == [S.CANCELLED]
     with pytest.raises(NotFound):
-        status.events(house.context, Principal(name="x", tenant="red", role=Role.ADMIN, key_id="k"), job.id)
+        status.events(house.context, Principal(name="x", tenant="red", role=Role.ADMIN, id="k"), job.id)

@@ -74,7 +74,7 @@ def all_jobs(house: House) -> list[str]:
 def test_a_job_without_output_gets_a_managed_one(house: House, operator: Principal) -> None:
     job = house.submit(operator, model="churn@champion", name="nightly", labels={"team": "growth"}, priority=-3)
     assert (job.state, job.name, job.priority, job.tenant, job.owner) == (
-        JobState.QUEUED, "nightly", -3, "default", operator.key_id,
+        JobState.QUEUED, "nightly", -3, "default", operator.id,
     )  # fmt: skip
     assert job.managed
     assert job.output == str(house.context.places.results / job.id / "predictions")

@@ -7,7 +7,6 @@ Every endpoint declares what it needs by `@needs(...)`; a route of one that does
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import threading
@@ -28,18 +27,23 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import Message
 
+from tidemill.api.credentials import Credential, Known, Remembered, text_of
 from tidemill.api.errors import USUAL, BodyTooLarge, WrongMediaType, problems
-from tidemill.domain.access import Action, ApiKey, Principal
+from tidemill.api.proxies import person_of
+from tidemill.domain.access import Action, Principal
 from tidemill.domain.errors import InvalidSpec, NotAllowed, NotAuthenticated, TooLarge, TooManyRequests
-from tidemill.service import keys
+from tidemill.domain.login import Person
+from tidemill.service import keys, logins
 from tidemill.service.context import Context
+from tidemill.service.tokens import read_token
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 MAX_JSON_DEPTH = 64
 REMEMBER_SECONDS = 3.0
-"""So long a revoked key may still open; a store that is asked for every request would be busy with that."""
+"""So long a revoked key, or a login that was ended, may still open; a store that is asked for every request would be
+busy with that."""
 
 _MAX_REMEMBERED = 4096
 _BURST_SECONDS = 10.0
@@ -138,41 +142,51 @@ class Access:
 
     def __init__(self, context: Context, bounds: Bounds, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._context, self.bounds, self._clock = context, bounds, clock
-        self._known = _Remembered(clock)
+        self._logins = context.policy.logins
+        self._known = Remembered(clock, REMEMBER_SECONDS)
+        hours = 0.0 if self._logins is None else self._logins.session_hours
+        self._by_proxy = Remembered(clock, hours * 3600)
         self._rate = RateLimit(clock)
-        self._keys_exist = False
+        self._closed = self._logins is not None
+        """Whether everybody has to show who they are."""
         self._asked_at = float("-inf")
 
     def authenticate(self, request: Request) -> Principal:
         """Who sends this request; may ask the store, so call it in a thread.
 
-        Raises NotAuthenticated, NotAllowed (sent by another site's page), TooManyRequests.
+        Raises NotAuthenticated, NotAllowed (sent by another site's page, or no rule names the person),
+        TooManyRequests.
         """
-        text = _credential(request)
-        known = None if text is None else self._known.find(text)
-        return self._count(known) if known is not None else self._ask(request, text)
+        credential = self._credential(request)
+        known = self._known.find(credential)
+        return self._count(known) if known is not None else self._ask(request, credential)
 
     async def admit(self, request: Request, action: Action) -> Principal:
         """Who sends it, if they may do that. Raises as `authenticate`, and NotAllowed."""
-        text = _credential(request)
-        known = None if text is None else self._known.find(text)
+        credential = self._credential(request)
+        known = self._known.find(credential)
         if known is not None:
             who = self._count(known)
-        elif text is None and self._keys_unlikely():
+        elif credential is None and self._keys_unlikely():
             who = self._local(request)
         else:
-            who = await run_sync(self._ask, request, text)
+            who = await run_sync(self._ask, request, credential)
         if not who.may(action):
             raise NotAllowed(
-                f"A key with the role {who.role} may not do this ({action}).",
-                remedy="Ask an administrator for a key that may.",
+                f"The role {who.role} may not do this ({action}).",
+                remedy="Ask an administrator for a role, or a key with one, that may.",
             )
         return who
 
     def forget(self) -> None:
-        """Ask the store again for every key: one was just made or revoked here."""
+        """Ask the store again for every key and login: one was just made or ended here."""
         self._known.clear()
         self._asked_at = float("-inf")
+
+    def count_refusal(self, request: Request) -> None:
+        """Of an address. Raises TooManyRequests if there were too many."""
+        address = request.client.host if request.client else "?"
+        self._rate.take(f"address {address}", self.bounds.requests_per_minute, "refused requests from here")
 
     async def with_checked_json(self, request: Request) -> Request:
         """The same request with its body in hand: JSON, within bounds, not too deep."""
@@ -186,70 +200,64 @@ class Access:
 
         return Request(request.scope, replay)
 
-    def _ask(self, request: Request, text: str | None) -> Principal:
+    def _credential(self, request: Request) -> Credential:
+        """What programs send goes before what a proxy says."""
         try:
-            if text is None:
-                return self._without_key(request)
-            key = keys.check(self._context, text)
+            text = text_of(request)
+            person = person_of(request, self._logins) if text is None else None
         except NotAuthenticated:
-            address = request.client.host if request.client else "?"
-            self._rate.take(f"address {address}", self.bounds.requests_per_minute, "refused requests from here")
+            self.count_refusal(request)
             raise
-        self._known.remember(text, key)
-        return self._count(key)
+        if person is not None:
+            _check_site(request)
+        return person if text is None else text
+
+    def _ask(self, request: Request, credential: Credential) -> Principal:
+        try:
+            if credential is None:
+                return self._without_key(request)
+            known = self._look_up(credential)
+        except (NotAuthenticated, NotAllowed):
+            self.count_refusal(request)
+            raise
+        self._known.remember(credential, known)
+        return self._count(known)
+
+    def _look_up(self, credential: str | Person) -> Known:
+        if isinstance(credential, Person):
+            known = Known(who=logins.admit(self._context, credential))
+            if self._by_proxy.find(credential) is None:
+                logins.record_by_proxy(self._context, credential, known.who)
+                self._by_proxy.remember(credential, known)
+            return known
+        if read_token(credential).id.startswith(logins.SESSION):
+            return Known(who=logins.check(self._context, credential))
+        key = keys.check(self._context, credential)
+        return Known(who=keys.principal(key), requests_per_minute=key.requests_per_minute)
 
     def _without_key(self, request: Request) -> Principal:
-        if not self._keys_exist:
-            self._keys_exist = self._context.store.keys.any()
+        if not self._closed:
+            self._closed = self._context.store.keys.any()
             self._asked_at = self._clock()
-        if self._keys_exist:
+        if self._closed:
             raise NotAuthenticated("This needs an API key.", remedy=keys.MADE_BY)
         return self._local(request)
 
     def _keys_unlikely(self) -> bool:
-        return not self._keys_exist and self._clock() - self._asked_at < REMEMBER_SECONDS
+        return not self._closed and self._clock() - self._asked_at < REMEMBER_SECONDS
 
     def _local(self, request: Request) -> Principal:
         if not is_local(request):
             raise NotAuthenticated(
                 "Without API keys this service answers only programs on its own machine.", remedy=keys.MADE_BY
             )
-        if request.method not in _SAFE_METHODS and _from_elsewhere(request):
-            raise NotAllowed(
-                "A page of another site sent this request.",
-                remedy="Use the service's own pages, a program, or an API key.",
-            )
+        _check_site(request)
         return Principal(name=keys.LOCAL)
 
-    def _count(self, key: ApiKey) -> Principal:
-        rate = key.requests_per_minute or self.bounds.requests_per_minute
-        self._rate.take(key.id, rate, "requests with this API key")
-        return keys.principal(key)
-
-
-class _Remembered:
-    """Keys that were checked a moment ago, by the hash of their text; the oldest go first."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._keys: OrderedDict[bytes, tuple[float, ApiKey]] = OrderedDict()
-
-    def find(self, text: str) -> ApiKey | None:
-        with self._lock:
-            at, key = self._keys.get(_hash(text), (float("-inf"), None))
-        return key if self._clock() - at < REMEMBER_SECONDS else None
-
-    def remember(self, text: str, key: ApiKey) -> None:
-        with self._lock:
-            self._keys[_hash(text)] = (self._clock(), key)
-            self._keys.move_to_end(_hash(text))
-            if len(self._keys) > _MAX_REMEMBERED:
-                self._keys.popitem(last=False)
-
-    def clear(self) -> None:
-        with self._lock:
-            self._keys.clear()
+    def _count(self, known: Known) -> Principal:
+        rate = known.requests_per_minute or self.bounds.requests_per_minute
+        self._rate.take(known.who.owner, rate, "requests with this API key or login")
+        return known.who
 
 
 class RateLimit:
@@ -354,21 +362,24 @@ def _host(authority: str) -> str:
         return ""
 
 
+def _check_site(request: Request) -> None:
+    """Raise NotAllowed for a change that another site's page made a browser ask for.
+
+    Whoever is known by where a request comes from, and not by what it brings, needs this.
+    """
+    if request.method not in _SAFE_METHODS and _from_elsewhere(request):
+        raise NotAllowed(
+            "A page of another site sent this request.",
+            remedy="Use the service's own pages, a program, or an API key.",
+        )
+
+
 def _from_elsewhere(request: Request) -> bool:
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         return site not in ("same-origin", "none")
     origin = request.headers.get("origin")
     return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
-
-
-def _credential(request: Request) -> str | None:
-    """The key's text as it was sent; "" for another scheme, which is no valid key."""
-    given = request.headers.get("authorization")
-    if given is None:
-        return request.headers.get("x-api-key")
-    scheme, _, text = given.partition(" ")
-    return text.strip() if scheme.lower() == "bearer" else ""
 
 
 def _query_names(dependant: Dependant) -> frozenset[str]:
@@ -391,7 +402,3 @@ def _check_content_type(request: Request) -> None:
     kind = message.get_content_type()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise WrongMediaType(kind, "application/json")
-
-
-def _hash(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()

@@ -14,7 +14,21 @@ from tidemill.api import errors, openapi
 from tidemill.api.access import Access, Bounds, Gate, check_routes
 from tidemill.api.dependencies import PREFIX
 from tidemill.api.pulse import Pulse
-from tidemill.api.routes import audit, events, jobs, keys, models, results, schedules, series, service, tus, uploads
+from tidemill.api.routes import (
+    audit,
+    events,
+    jobs,
+    keys,
+    models,
+    results,
+    schedules,
+    series,
+    service,
+    sessions,
+    tus,
+    uploads,
+    webhooks,
+)
 from tidemill.domain.version import __version__
 from tidemill.service.context import Context
 from tidemill.telemetry.metrics import Metrics
@@ -29,6 +43,8 @@ ROUTERS = (
     tus.router,
     models.router,
     keys.router,
+    webhooks.router,
+    sessions.router,
     audit.router,
     service.router,
 )
@@ -57,7 +73,7 @@ def create_app(
     bounds = Bounds(max_body_bytes=max_body_bytes, requests_per_minute=context.policy.requests_per_minute)
     app.state.access = Access(context, bounds, clock=clock)
     app.add_middleware(tus.TusHeaders)
-    pages = ui.mount(app, context, app.state.access.authenticate, app.state.pulse)
+    pages = ui.mount(app, context, app.state.access, app.state.pulse)
     check_routes(app, others=pages)
     return app
 

@@ -99,6 +99,9 @@ _THINGS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "path.job_id": ("job", "`tidemill jobs list` shows what is there."),
         "path.key_id": ("key", "`tidemill keys list` shows them."),
+        "path.webhook_id": ("webhook", "`tidemill webhooks list` shows what is there."),
+        "path.delivery_id": ("delivery", "`tidemill webhooks deliveries WEBHOOK` shows what is there."),
+        "path.session_id": ("session", "`tidemill sessions list` shows them."),
     }
 )
 """Words of a path that name what is there: a word of another form names nothing."""

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tidemill.domain.input_list import LIST_MARK
 from tidemill.domain.job import Job, JobFilter, JobState
 from tidemill.domain.model import Environment, is_mlflow, split_reference
 from tidemill.domain.trials import Findings
+from tidemill.domain.webhook import DeliveryState
 from tidemill.durable.files import replacing, translated
 from tidemill.service import (
     audit,
@@ -27,17 +28,20 @@ from tidemill.service import (
     joblog,
     jobs,
     keys,
+    logins,
     models,
     overview,
     registration,
     results,
     resumable,
     schedules,
+    sender,
     series,
     status,
     submission,
     trials,
     uploads,
+    webhooks,
 )
 from tidemill.service.context import Context
 from tidemill.service.stdin import STDIN
@@ -52,9 +56,11 @@ from tidemill.wire.api import (
     ModelCheck,
     ModelVersionOut,
     NewKey,
+    ResultFormat,
     ResultInfo,
     Rows,
     ServiceInfo,
+    SessionOut,
     UnfinishedOut,
     UploadOut,
     UploadPreview,
@@ -70,10 +76,15 @@ from tidemill.wire.schedules import (
 )
 from tidemill.wire.series import ScoredFile, SeriesOut
 from tidemill.wire.spec import JobSpec
+from tidemill.wire.webhooks import AddWebhook, ChangeWebhook, DeliveryOut, NewWebhook, WebhookOut
 
 UPLOAD = "upload:"
 LOOK_SECONDS = 1.0
 """How often to look at a job that nobody wrote about."""
+
+PING_SECONDS = 30.0
+PING_LOOK_SECONDS = 0.1
+"""How long to wait for what becomes of a ping that a server sends, and how often to look."""
 
 MOVING = frozenset({JobState.QUEUED, JobState.PLANNING, JobState.RUNNING, JobState.COMMITTING})
 """States that change by themselves."""
@@ -186,6 +197,7 @@ class LocalBackend:
             self._who,
             name,
             version.source,
+            authorization=version.authorization,
             flavor=version.flavor,
             aliases=version.aliases,
             environment=None if environment is None else Environment(**environment.model_dump()),
@@ -300,6 +312,48 @@ class LocalBackend:
     def keys_revoke(self, key_id: str) -> KeyOut:
         return keys.describe(keys.revoke(self._context, self._who, key_id))
 
+    def webhooks_add(self, request: AddWebhook) -> NewWebhook:
+        return webhooks.add(self._context, self._who, request)
+
+    def webhooks_list(self) -> list[WebhookOut]:
+        return [webhooks.describe(hook) for hook in webhooks.list(self._context, self._who)]
+
+    def webhooks_show(self, webhook: str) -> WebhookOut:
+        return webhooks.describe(webhooks.get(self._context, self._who, webhook))
+
+    def webhooks_change(self, webhook: str, request: ChangeWebhook) -> WebhookOut:
+        return webhooks.describe(webhooks.change(self._context, self._who, webhook, request))
+
+    def webhooks_test(self, webhook: str) -> DeliveryOut:
+        """No server need run here; one that does may be the one that sends it."""
+        sent = webhooks.ping(self._context, self._who, webhook)
+        sender.send_now(self._context, sent)
+        end = time.monotonic() + PING_SECONDS
+        while (seen := webhooks.delivery(self._context, self._who, webhook, sent.id)).state is DeliveryState.WAITING:
+            if time.monotonic() >= end:
+                raise StillRunning(
+                    f"The ping {sent.id} still waits after {PING_SECONDS:g} seconds.",
+                    remedy=f"Look at it with: tidemill webhooks deliveries {webhook}",
+                )
+            time.sleep(PING_LOOK_SECONDS)
+        return webhooks.describe_delivery(seen)
+
+    def webhooks_rotate(self, webhook: str, overlap_seconds: float) -> NewWebhook:
+        return webhooks.rotate(self._context, self._who, webhook, timedelta(seconds=overlap_seconds))
+
+    def webhooks_remove(self, webhook: str) -> None:
+        webhooks.remove(self._context, self._who, webhook)
+
+    def webhooks_deliveries(self, webhook: str, *, job: str | None = None, limit: int) -> list[DeliveryOut]:
+        found = webhooks.deliveries(self._context, self._who, webhook, job_id=job, limit=limit)
+        return [webhooks.describe_delivery(each) for each in found]
+
+    def sessions_list(self) -> list[SessionOut]:
+        return logins.list(self._context, self._who)
+
+    def sessions_end(self, session_id: str) -> SessionOut:
+        return logins.end(self._context, self._who, session_id)
+
     def audit_list(self, *, limit: int) -> list[AuditOut]:
         return [audit.describe(entry) for entry in audit.list(self._context, self._who, limit=limit)]
 
@@ -322,7 +376,7 @@ def absolute(spec: JobSpec) -> JobSpec:
     return spec.model_copy(update=update)
 
 
-def _form(text: str) -> results.Form:
+def _form(text: str) -> ResultFormat:
     for form in results.FORMS:
         if form == text:
             return form

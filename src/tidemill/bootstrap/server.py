@@ -43,7 +43,7 @@ class Serving:
 
 def check_reach(context: Context, host: str) -> None:
     """Refuse to listen to other machines while nobody needs a key."""
-    if not keys.is_loopback(host) and not context.store.keys.any():
+    if not keys.is_loopback(host) and context.policy.logins is None and not context.store.keys.any():
         raise Refused(
             f"Without an API key everybody who reaches {host} could use this service.",
             remedy="Make the first key with: tidemill keys add NAME --role admin; or listen on 127.0.0.1.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ def environment(request: Mapping[str, Any], progress: Progress) -> dict[str, Any
 
 
 def fetch_mlflow(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """A model of an MLflow server: {"uri", "folder"} -> what `mlflow_registry.download` returns."""
+    """A model of an MLflow server: {"uri", "folder", "credentials"} -> what `mlflow_registry.download` returns."""
+    os.environ.update(request["credentials"])
     return dict(mlflow_registry.download(request["uri"], request["folder"]))
 
 

@@ -9,16 +9,23 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
-from tidemill.config import Settings, usable_memory_bytes
+from tidemill.config import Settings, config_files, usable_memory_bytes
+from tidemill.domain.access import Role
 from tidemill.domain.cost import RateCard
 from tidemill.domain.ids import new_id
+from tidemill.domain.login import LoginRule, Logins
 from tidemill.engine.layout import Compute
 from tidemill.engine.worker import Entries
 from tidemill.executors.local import LocalExecutor
 from tidemill.ports.sink import Sink
 from tidemill.ports.store import Store
+from tidemill.registry import missing_extra
 from tidemill.service.context import Context, Places, Policy, TaskEntries
+from tidemill.service.provider import LOGIN_BACK, Provider
+from tidemill.service.secrets import Secrets
+from tidemill.service.signing import SigningKey
 from tidemill.sinks.local import LocalSink
 from tidemill.wire.spec import JobSpec
 
@@ -118,7 +125,10 @@ def opened(settings: Settings | None = None, *, children: bool = True, warm: boo
                 user=_user(),
                 places=Places(**settings.places),
                 policy=_policy(settings),
+                secrets=_secrets(settings),
                 rates=_rates(settings),
+                signing=_signing(settings),
+                provider=_provider(settings),
             )
         finally:
             store.close()
@@ -137,8 +147,9 @@ def opened_store(settings: Settings | None = None, *, upgrade: bool) -> Iterator
 def _open_store(settings: Settings, *, upgrade: bool = True) -> Store:
     # Imported only now, while the process that children are forked from starts: SQLAlchemy takes as long as that.
     module = import_module("tidemill.stores.sql.store")
+    url = None if settings.store is None else _secrets(settings).resolved(settings.store)
     store: Store = module.open_store(
-        settings.store or settings.home,
+        url or settings.home,
         home=settings.home,
         lease_seconds=settings.lease_seconds,
         heartbeat_seconds=settings.heartbeat_seconds,
@@ -155,6 +166,7 @@ def _job_preload() -> tuple[str, ...]:
 def _policy(settings: Settings) -> Policy:
     return Policy(
         data_roots=None if settings.data_roots is None else tuple(path.resolve() for path in settings.data_roots),
+        kept_folders=_kept_folders(settings),
         result_days=settings.result_days,
         job_days=settings.job_days,
         staging_days=settings.staging_days,
@@ -163,12 +175,72 @@ def _policy(settings: Settings) -> Policy:
         log_days=settings.log_days,
         environment_days=settings.environment_days,
         audit_days=settings.audit_days,
+        delivery_days=settings.delivery_days,
         firing_days=settings.firing_days,
         max_upload_bytes=settings.max_upload_bytes,
         upload_quota_bytes=settings.upload_quota_bytes,
         requests_per_minute=settings.requests_per_minute,
+        model_schemes=tuple(settings.model_schemes),
         model_hosts=tuple(host.lower() for host in settings.model_hosts),
+        webhook_hosts=tuple(host.lower() for host in settings.webhook_hosts),
+        logins=_logins(settings),
+        public_url=None if settings.public_url is None else settings.public_url.rstrip("/"),
     )
+
+
+def _signing(settings: Settings) -> SigningKey:
+    given = settings.webhook_key
+    return SigningKey(settings.home / "webhook.key", None if given is None else given.get_secret_value())
+
+
+def _kept_folders(settings: Settings) -> tuple[Path, ...]:
+    secrets = [] if settings.secrets_dir is None else [settings.secrets_dir]
+    config = [file for file in config_files() if file.exists()]
+    return tuple(path.absolute() for path in (settings.home, *settings.places.values(), *secrets, *config))
+
+
+def _secrets(settings: Settings) -> Secrets:
+    return Secrets(folder=settings.secrets_dir, hosts=settings.secret_hosts)
+
+
+def _logins(settings: Settings) -> Logins | None:
+    if settings.oidc_issuer is None and not settings.trusted_proxies:
+        return None
+    return Logins(
+        rules=tuple(
+            LoginRule(role=Role(rule.role), tenant=rule.tenant, user=rule.user, group=rule.group)
+            for rule in settings.logins
+        ),
+        session_hours=settings.session_hours,
+        trusted_proxies=tuple(settings.trusted_proxies),
+        user_header=settings.proxy_user_header,
+        groups_header=settings.proxy_groups_header,
+    )
+
+
+def _provider(settings: Settings) -> Provider | None:
+    if settings.oidc_issuer is None:
+        return None
+    try:
+        oidc = import_module("tidemill.service.oidc")
+    except ModuleNotFoundError as exc:
+        raise missing_extra("oidc", exc) from exc
+    assert settings.public_url is not None and settings.oidc_client_id is not None, "the settings see to that"
+    home = settings.public_url.rstrip("/")
+    secret = settings.oidc_client_secret
+    provider: Provider = oidc.OidcProvider(
+        oidc.Client(
+            issuer=settings.oidc_issuer,
+            client_id=settings.oidc_client_id,
+            client_secret=None if secret is None else _secrets(settings).resolved(secret.get_secret_value()),
+            redirect_url=home + LOGIN_BACK,
+            home_url=f"{home}/",
+            scopes=tuple(settings.oidc_scopes),
+            name_claim=settings.oidc_name_claim,
+            groups_claim=settings.oidc_groups_claim,
+        )
+    )
+    return provider
 
 
 def _rates(settings: Settings) -> RateCard | None:

@@ -24,14 +24,13 @@ from tidemill.cli.backend import Backend
 from tidemill.cli.output import people
 from tidemill.cli.progress import ProgressView
 from tidemill.cli.summary import Ending
-from tidemill.client.jobs import SUFFIXES
 from tidemill.domain.errors import InvalidSpec, OutputBusy, OutputExists, TidemillError
 from tidemill.domain.job import FINISHED, JobState
 from tidemill.domain.receipt import Part, PartKind
 from tidemill.durable.locks import FileLock
 from tidemill.ports.sink import Claim, Sink, StagedFile
 from tidemill.service import claims, outputs
-from tidemill.wire.api import JobStatus, ResultInfo
+from tidemill.wire.api import RESULT_SUFFIXES, JobStatus, ResultInfo
 from tidemill.wire.spec import JobSpec, OutputSpec
 
 
@@ -69,9 +68,10 @@ def _checked(spec: JobSpec) -> OutputSpec:
             "What a service scored is not appended to an output of this machine.",
             remedy="Choose another output, or --mode overwrite.",
         )
-    if output.format not in SUFFIXES:
+    if output.format not in RESULT_SUFFIXES:
         raise InvalidSpec(
-            f"A service does not hand out results as {output.format}.", remedy=f"Choose one of: {', '.join(SUFFIXES)}."
+            f"A service does not hand out results as {output.format}.",
+            remedy=f"Choose one of: {', '.join(RESULT_SUFFIXES)}.",
         )
     others = {name: value for name, value in output.options.items() if name != "single_file"}
     if others:

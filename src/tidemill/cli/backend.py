@@ -29,6 +29,7 @@ from tidemill.wire.api import (
     ResultInfo,
     Rows,
     ServiceInfo,
+    SessionOut,
     UnfinishedOut,
     UploadOut,
     UploadPreview,
@@ -44,6 +45,7 @@ from tidemill.wire.schedules import (
 )
 from tidemill.wire.series import ScoredFile, SeriesOut
 from tidemill.wire.spec import JobSpec
+from tidemill.wire.webhooks import AddWebhook, ChangeWebhook, DeliveryOut, NewWebhook, WebhookOut
 
 HERE = "local"
 """As the value of --server: this machine, whatever the settings say."""
@@ -207,6 +209,28 @@ class Backend(Protocol):
     def keys_list(self) -> list[KeyOut]: ...
 
     def keys_revoke(self, key_id: str) -> KeyOut: ...
+
+    def webhooks_add(self, request: AddWebhook) -> NewWebhook: ...
+
+    def webhooks_list(self) -> list[WebhookOut]: ...
+
+    def webhooks_show(self, webhook: str) -> WebhookOut: ...
+
+    def webhooks_change(self, webhook: str, request: ChangeWebhook) -> WebhookOut: ...
+
+    def webhooks_test(self, webhook: str) -> DeliveryOut:
+        """Send a ping; what became of it. Raises StillRunning."""
+
+    def webhooks_rotate(self, webhook: str, overlap_seconds: float) -> NewWebhook: ...
+
+    def webhooks_remove(self, webhook: str) -> None: ...
+
+    def webhooks_deliveries(self, webhook: str, *, job: str | None = None, limit: int) -> list[DeliveryOut]:
+        """Newest first."""
+
+    def sessions_list(self) -> list[SessionOut]: ...
+
+    def sessions_end(self, session_id: str) -> SessionOut: ...
 
     def audit_list(self, *, limit: int) -> list[AuditOut]:
         """Newest first."""

@@ -31,6 +31,8 @@ COMMANDS = {
     "serve": f"{_FOLDER}.serve:serve",
     "worker": f"{_FOLDER}.worker:worker",
     "keys": f"{_FOLDER}.keys:app",
+    "webhooks": f"{_FOLDER}.webhooks:app",
+    "sessions": f"{_FOLDER}.sessions:app",
     "audit": f"{_FOLDER}.audit:audit",
     "db": f"{_FOLDER}.db:app",
     "doctor": f"{_FOLDER}.doctor:doctor",

@@ -12,15 +12,24 @@ from rich.markup import escape
 from rich.table import Table
 
 from tidemill.domain.errors import Damaged, LeaseLost, Refused, Stopped, TidemillError
+from tidemill.domain.showing import one_line, visible
 
 EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_REJECTIONS, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
-people = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class PlainConsole(Console):
+    """A console that shows what others called their things, and lets it steer nothing."""
+
+    def print(self, *objects: Any, **words: Any) -> None:
+        super().print(*(visible(each) if isinstance(each, str) else each for each in objects), **words)
+
+
+people = PlainConsole(stderr=True, highlight=False, soft_wrap=True)
 
 PIPE_COLUMNS = 10_000
 """Width of a table that no terminal shows: nothing is folded."""
 
-data = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
+data = PlainConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
 
 
 def print_json(value: Any) -> None:
@@ -31,8 +40,8 @@ def print_json(value: Any) -> None:
 
 
 def print_line(text: str) -> None:
-    """One line of data on stdout, as it is."""
-    sys.stdout.write(f"{text}\n")
+    """One line of data on stdout: as it is, unless a terminal shows it."""
+    sys.stdout.write(f"{visible(text) if sys.stdout.isatty() else text}\n")
     sys.stdout.flush()
 
 
@@ -40,7 +49,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Se
     """A table of data on stdout; columns named in `right` are aligned there."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in columns:
-        table.add_column(escape(name), justify="right" if name in right else "left", overflow="fold")
+        table.add_column(escape(one_line(name)), justify="right" if name in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell_text(cell)) for cell in row))
     data.print(table, soft_wrap=False)
@@ -50,7 +59,7 @@ def cell_text(value: Any) -> str:
     """A value as people read it in a table; long text is cut."""
     if value is None:
         return "-"
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    text = f"{value:.6g}" if isinstance(value, float) else one_line(str(value))
     return text if len(text) <= 60 else text[:59] + "…"
 
 

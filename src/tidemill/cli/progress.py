@@ -13,6 +13,7 @@ from rich.table import Column
 from tidemill.cli.output import bytes_text, people, seconds_text
 from tidemill.domain.job import Job
 from tidemill.domain.receipt import Receipt
+from tidemill.domain.showing import visible
 from tidemill.ports.observer import JobProgress, Observer
 from tidemill.wire.api import JobStatus, QueuePlace
 
@@ -127,7 +128,7 @@ class ProgressView(Observer):
             self._stop_bar()
             self._start_bar(text)
         assert self._bar is not None and self._task is not None
-        self._bar.update(self._task, description=text)
+        self._bar.update(self._task, description=visible(text))
         if progress.stage == "running":
             self._bar.update(self._task, total=progress.total, completed=progress.predicted + progress.rejected)
 
@@ -140,7 +141,7 @@ class ProgressView(Observer):
             console=people,
             transient=True,
         )
-        self._task = self._bar.add_task(text, total=None)
+        self._task = self._bar.add_task(visible(text), total=None)
         self._bar.start()
 
     def _stop_bar(self) -> None:
@@ -168,7 +169,7 @@ class ProgressView(Observer):
         if bound := self._bound(progress.busy_seconds):
             words.append(f"[dim]bound by {bound}[/]")
         if progress.note:
-            words.append(f"[yellow]{progress.note}[/]")
+            words.append(f"[yellow]{escape(progress.note)}[/]")
         return ", ".join(words)
 
     def _rate(self, done: int) -> float:

@@ -29,6 +29,7 @@ from tidemill.wire.api import (
     ResultInfo,
     Rows,
     ServiceInfo,
+    SessionOut,
     UnfinishedOut,
     UploadOut,
     UploadPreview,
@@ -44,6 +45,7 @@ from tidemill.wire.schedules import (
 )
 from tidemill.wire.series import ScoredFile, SeriesOut
 from tidemill.wire.spec import JobSpec
+from tidemill.wire.webhooks import AddWebhook, ChangeWebhook, DeliveryOut, NewWebhook, WebhookOut
 
 
 class RemoteBackend:
@@ -123,6 +125,7 @@ class RemoteBackend:
         return self._client.models.add(
             name,
             version.source,
+            authorization=version.authorization,
             aliases=version.aliases,
             flavor=version.flavor,
             environment=version.environment,
@@ -232,6 +235,36 @@ class RemoteBackend:
 
     def keys_revoke(self, key_id: str) -> KeyOut:
         return self._client.keys.revoke(key_id)
+
+    def webhooks_add(self, request: AddWebhook) -> NewWebhook:
+        return self._client.webhooks.make(request)
+
+    def webhooks_list(self) -> list[WebhookOut]:
+        return self._client.webhooks.list()
+
+    def webhooks_show(self, webhook: str) -> WebhookOut:
+        return self._client.webhooks.get(webhook)
+
+    def webhooks_change(self, webhook: str, request: ChangeWebhook) -> WebhookOut:
+        return self._client.webhooks.change(webhook, request)
+
+    def webhooks_test(self, webhook: str) -> DeliveryOut:
+        return self._client.webhooks.test(webhook)
+
+    def webhooks_rotate(self, webhook: str, overlap_seconds: float) -> NewWebhook:
+        return self._client.webhooks.rotate(webhook, overlap_seconds=overlap_seconds)
+
+    def webhooks_remove(self, webhook: str) -> None:
+        self._client.webhooks.remove(webhook)
+
+    def webhooks_deliveries(self, webhook: str, *, job: str | None = None, limit: int) -> list[DeliveryOut]:
+        return list(islice(self._client.webhooks.deliveries(webhook, job=job, page_size=min(limit, 500)), limit))
+
+    def sessions_list(self) -> list[SessionOut]:
+        return self._client.sessions.list()
+
+    def sessions_end(self, session_id: str) -> SessionOut:
+        return self._client.sessions.end(session_id)
 
     def audit_list(self, *, limit: int) -> list[AuditOut]:
         return list(islice(self._client.audit(), limit))

@@ -103,7 +103,7 @@ def _words(
     flags = {
         "name": name,
         "priority": priority,
-        "labels": dict(_pair(item) for item in label or []) or None,
+        "labels": dict(pair(item) for item in label or []) or None,
         "flavor": flavor,
         "id": names(id),
         "keep": keep,
@@ -245,10 +245,11 @@ def types(text: str | None) -> dict[str, Any] | None:
 
 def pairs(items: list[str]) -> dict[str, Any]:
     """The options in NAME=VALUE, with truth and numbers as such. Raises InvalidSpec."""
-    return {key: _value(value) for key, value in map(_pair, items)}
+    return {key: _value(value) for key, value in map(pair, items)}
 
 
-def _pair(item: str) -> tuple[str, str]:
+def pair(item: str) -> tuple[str, str]:
+    """Name and value of an option in NAME=VALUE. Raises InvalidSpec."""
     key, equals, value = item.partition("=")
     if not equals:
         raise InvalidSpec(f"{item!r} is not of the form NAME=VALUE.", remedy="See the command's --help.")

@@ -20,7 +20,9 @@ from tidemill.client.models import Models
 from tidemill.client.progress import Progress
 from tidemill.client.schedules import Schedules
 from tidemill.client.series import ManySeries
+from tidemill.client.sessions import Sessions
 from tidemill.client.uploads import RESUMABLE_BYTES, Moved, Uploads
+from tidemill.client.webhooks import Webhooks
 from tidemill.client.words import Words, parsed
 from tidemill.config import Settings
 from tidemill.domain.cost import UsageBy
@@ -55,7 +57,9 @@ class Client:
 
     models: Models
     keys: Keys
+    sessions: Sessions
     uploads: Uploads
+    webhooks: Webhooks
     schedules: Schedules
     series: ManySeries
 
@@ -71,7 +75,9 @@ class Client:
         self._connection = Connection(url, api_key, transport=transport)
         self.models = Models(self._connection)
         self.keys = Keys(self._connection)
+        self.sessions = Sessions(self._connection)
         self.uploads = Uploads(self._connection)
+        self.webhooks = Webhooks(self._connection)
         self.schedules = Schedules(self._connection)
         self.series = ManySeries(self._connection)
 

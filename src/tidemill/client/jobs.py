@@ -5,12 +5,12 @@ from __future__ import annotations
 import html
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
 from tidemill.client import downloads
@@ -30,10 +30,17 @@ from tidemill.domain.errors import (
     from_json,
 )
 from tidemill.domain.job import FINISHED, JobState
-from tidemill.wire.api import CloneRequest, JobEventOut, JobProgressOut, JobStatus, LogLines, ResultInfo, Rows
-
-Form = Literal["parquet", "csv", "jsonl", "arrow"]
-SUFFIXES: Mapping[str, str] = {"parquet": ".parquet", "csv": ".csv", "jsonl": ".jsonl", "arrow": ".arrow"}
+from tidemill.wire.api import (
+    RESULT_SUFFIXES,
+    CloneRequest,
+    JobEventOut,
+    JobProgressOut,
+    JobStatus,
+    LogLines,
+    ResultFormat,
+    ResultInfo,
+    Rows,
+)
 
 MOVING = frozenset({JobState.QUEUED, JobState.PLANNING, JobState.RUNNING, JobState.COMMITTING})
 """States that change by themselves."""
@@ -192,7 +199,7 @@ class Job:
     def download(
         self,
         path: str | PathLike[str],
-        format: Form = "parquet",
+        format: ResultFormat = "parquet",
         *,
         rejected: bool = False,
         overwrite: bool = False,
@@ -210,7 +217,7 @@ class Job:
         """`download`, telling the size and SHA-256 of what arrived."""
         kind = "rejected" if rejected else "predictions"
         if path.is_dir():
-            path = path / f"{self.id}{'.rejected' if rejected else ''}{SUFFIXES[form]}"
+            path = path / f"{self.id}{'.rejected' if rejected else ''}{RESULT_SUFFIXES[form]}"
         info = self.result
         offered = info.rejected_downloads if rejected else info.downloads
         address = offered.get(form)

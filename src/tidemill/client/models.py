@@ -38,6 +38,7 @@ class Models:
         name: str,
         source: str | os.PathLike[str],
         *,
+        authorization: str | None = None,
         aliases: Sequence[str] = (),
         flavor: str | None = None,
         environment: EnvironmentSpec | None = None,
@@ -45,6 +46,8 @@ class Models:
         moved: Moved | None = None,
     ) -> ModelVersionOut:
         """A new version of `name`. A file of this machine is sent; "server:/path" and URLs the service reads itself.
+
+        `authorization` names the secret ("secret:NAME") that it sends to a URL's host, if its operator allows that.
 
         Raises InvalidSpec for what cannot be sent, and the errors of models that the service cannot use.
         """
@@ -58,6 +61,7 @@ class Models:
             return self._send(name, Path(text).expanduser(), aliases, flavor, description, moved)
         request = AddModelVersion(
             source=model_there(text),
+            authorization=authorization,
             flavor=flavor,
             aliases=list(aliases),
             environment=environment,

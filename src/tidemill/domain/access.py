@@ -11,7 +11,7 @@ DEFAULT_TENANT = "default"
 
 
 class Role(StrEnum):
-    """What a key may do, each more than the one before."""
+    """What somebody may do, each more than the one before."""
 
     VIEWER = "viewer"
     OPERATOR = "operator"
@@ -27,11 +27,14 @@ class Action(StrEnum):
     """Submit, cancel, pause, resume, retry, clone; send input."""
     PRIORITISE = "prioritise"
     """Submit with a priority above 0, which goes before everybody else's jobs."""
+    MANAGE_WEBHOOKS = "manage_webhooks"
+    """Have jobs of one's own tenant told of elsewhere, and see where."""
     ADD_MODELS = "add_models"
     """Add versions and move aliases."""
     TRUST_MODELS = "trust_models"
     """Allow a digest to run code."""
     MANAGE_KEYS = "manage_keys"
+    """Make and revoke keys, and end logins."""
     READ_AUDIT = "read_audit"
     SEE_METRICS = "see_metrics"
     """Read figures of the whole service, which are of all tenants."""
@@ -42,6 +45,7 @@ NEEDS = MappingProxyType(
     {
         Action.SEE: _R.VIEWER,
         Action.RUN_JOBS: _R.OPERATOR,
+        Action.MANAGE_WEBHOOKS: _R.OPERATOR,
         Action.ADD_MODELS: _R.OPERATOR,
         Action.PRIORITISE: _R.ADMIN,
         Action.TRUST_MODELS: _R.ADMIN,
@@ -57,24 +61,43 @@ _RANK = {role: rank for rank, role in enumerate(Role)}
 
 @dataclass(frozen=True, kw_only=True)
 class Principal:
-    """Who asks: a key, or the person at this machine."""
+    """Who asks: a key, a person who logged in, or the person at this machine."""
 
     name: str
     """For people and for the audit log."""
     tenant: str = DEFAULT_TENANT
     role: Role = Role.ADMIN
-    key_id: str | None = None
-    """None for the person at this machine."""
+    id: str | None = None
+    """Of the key (`key_...`) or of the person who logged in (`user:...`); None for the person at this machine."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is the person at this machine, who has the rights of the file system."""
+        return self.id is None
+
+    @property
+    def logged_in(self) -> bool:
+        """Whether it is a person who logged in, whose rights end with the login."""
+        return self.id is not None and self.id.startswith("user:")
 
     @property
     def owner(self) -> str:
         """Whose share of the machines a job counts against."""
-        return self.key_id or self.name
+        return self.id or self.name
 
     def may(self, action: Action) -> bool:
         """Whether the table allows it."""
         least = NEEDS.get(action)
         return least is not None and _RANK[self.role] >= _RANK[least]
+
+
+FROM_ELSEWHERE = ("key_", "user:")
+"""What the ids of all begin with who are not the person at the machine."""
+
+
+def is_from_elsewhere(owner: str) -> bool:
+    """Whether a job's owner came with a key: its places were checked, and are again when it runs."""
+    return owner.startswith(FROM_ELSEWHERE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,9 +23,9 @@ TidemillError
 │   ├── SeriesBusy             another unfinished job of the series holds it
 │   ├── NothingNew             every file was scored before by a job of the series
 │   ├── AlreadyScored          rows of a file would be in the output twice
-│   ├── NotAuthenticated       no valid API key
-│   ├── NotAllowed             the key's role does not reach so far
-│   ├── TooManyRequests        the key's rate limit was passed
+│   ├── NotAuthenticated       no valid API key or login
+│   ├── NotAllowed             the role of a key or person does not reach so far
+│   ├── TooManyRequests        the rate limit of a key or person was passed
 │   ├── EnvironmentUnusable    a model's own environment cannot be made
 │   └── StoreUnusable          the metadata store cannot be used
 │       └── StoreUnavailable   it does not answer now; later it may
@@ -50,15 +50,20 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from tidemill.domain.showing import redacted
+
 
 class TidemillError(Exception):
-    """Something went wrong."""
+    """Something went wrong.
+
+    What looks like a credential in the message is masked: it goes to answers, logs and the store.
+    """
 
     code: ClassVar[str] = "error"
 
     def __init__(self, message: str | None = None, *, remedy: str | None = None) -> None:
-        self.message = message or (type(self).__doc__ or "").splitlines()[0]
-        self.remedy = remedy
+        self.message = redacted(message or (type(self).__doc__ or "").splitlines()[0])
+        self.remedy = None if remedy is None else redacted(remedy)
         super().__init__(self.message)
 
     def __str__(self) -> str:
@@ -221,19 +226,19 @@ class AlreadyScored(Refused):
 
 
 class NotAuthenticated(Refused):
-    """A valid API key is needed."""
+    """A valid API key or login is needed."""
 
     code = "not_authenticated"
 
 
 class NotAllowed(Refused):
-    """This API key may not do that."""
+    """Your role does not allow that."""
 
     code = "not_allowed"
 
 
 class TooManyRequests(Refused):
-    """Too many requests with this API key."""
+    """Too many requests."""
 
     code = "too_many_requests"
 

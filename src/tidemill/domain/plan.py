@@ -16,6 +16,8 @@ class InputFile:
     path: str
     size_bytes: int
     mtime_ns: int
+    real_path: str | None = None
+    """Where it lay when it was listed, links followed: only there it is opened. None: wherever `path` leads."""
 
 
 @dataclass(frozen=True, kw_only=True)

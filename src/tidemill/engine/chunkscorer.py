@@ -14,6 +14,7 @@ from tidemill import registry
 from tidemill.domain.errors import TooManyRejected
 from tidemill.domain.plan import Chunk, PlanSummary
 from tidemill.domain.receipt import Rejection
+from tidemill.domain.showing import redacted
 from tidemill.engine import models, planfile
 from tidemill.engine.batching import BadRow, Batch
 from tidemill.engine.chunkout import ChunkOutput, Meter, Scored, Stopwatch, rejected_rows, rejection_of
@@ -190,10 +191,11 @@ def _without_poison(batch: Batch, run: ChunkRun) -> tuple[pa.RecordBatch, np.nda
     rows = {row: (error, text) for row, error, text in run.poison if batch.row_start <= row < batch.row_stop}
     if not rows:
         return batch.data, batch.numbers, []
-    bad = [BadRow(row=row, stage="predict", error=error, message=text) for row, (error, text) in sorted(rows.items())]
+    bad = [_failed_row(row, error, text) for row, (error, text) in sorted(rows.items())]
     keep = ~np.isin(batch.numbers, np.fromiter(rows, dtype=np.int64))
     return batch.data.filter(pa.array(keep)), batch.numbers[keep], bad
 
 
 def _failed_row(row: int, error: str, message: str) -> BadRow:
-    return BadRow(row=row, stage="predict", error=error, message=message)
+    """What a model says of a row is published: not the password of the database that it could not reach."""
+    return BadRow(row=row, stage="predict", error=error, message=redacted(message))

@@ -29,7 +29,9 @@ CHUNKS = "plan/chunks.arrow"
 ROWS = "plan/rows.arrow"
 SUMMARY = "plan/plan.json"
 
-_FILE_SCHEMA = pa.schema([("path", pa.string()), ("size_bytes", pa.int64()), ("mtime_ns", pa.int64())])
+_FILE_SCHEMA = pa.schema(
+    [("path", pa.string()), ("size_bytes", pa.int64()), ("mtime_ns", pa.int64()), ("real_path", pa.string())]
+)
 _SEGMENT_FIELDS = ("file_number", "row_start", "row_stop", "block_row", "start", "stop")
 _SPAN_FIELDS = ("selected_start", "selected_stop")
 """Where in `ROWS` the numbers of a segment's selected rows are."""

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from tidemill import registry
+from tidemill.domain.confines import Confines
 from tidemill.domain.errors import InputUnreadable, NotFound, Refused, TooLarge, UnsupportedType
 from tidemill.domain.partition import partitions_of
 from tidemill.domain.plan import Block, InputFile, PlanSummary
@@ -48,10 +49,12 @@ def snapshot(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
 
     With request["staging"], "changes" names what differs from the plan there, a few lines for people. With
     request["unscored"], as `increment.Unscored` wants it, only files that no job of the series scored count, and
-    "increment" is `Increment.to_json`.
+    "increment" is `Increment.to_json`. request["confines"] as `plan` takes it.
     """
     only = _chosen(request)
-    listing = _Listing(request["input"]["path"], registry.suffixes_of(request["input"]["format"]), only)
+    listing = _Listing(
+        request["input"]["path"], registry.suffixes_of(request["input"]["format"]), _within(request), only
+    )
     planned = dict(_planned_files(request.get("staging")))
     changes = []
     for file in _with_progress(listing, progress):
@@ -92,14 +95,20 @@ def _planned_files(staging: str | None) -> Iterator[tuple[str, InputFile]]:
 class _Listing:
     """The snapshot as it is listed: digest, number and size of files so far."""
 
-    def __init__(self, paths: list[str], suffixes: tuple[str, ...], only: Unscored | Same | None = None) -> None:
-        self.paths, self.suffixes, self.only = paths, suffixes, only
+    def __init__(
+        self,
+        paths: list[str],
+        suffixes: tuple[str, ...],
+        confines: Confines | None = None,
+        only: Unscored | Same | None = None,
+    ) -> None:
+        self.paths, self.suffixes, self.confines, self.only = paths, suffixes, confines, only
         self.files = self.bytes = 0
         self._hash, self._content_hash = hashlib.sha256(), hashlib.sha256()
 
     def __iter__(self) -> Iterator[InputFile]:
         grows = isinstance(self.only, Unscored)
-        for file in registry.list_inputs()(self.paths, self.suffixes, may_be_empty=grows):
+        for file in registry.list_inputs()(self.paths, self.suffixes, self.confines, may_be_empty=grows):
             _check_name(file.path)
             if self.only is not None and not self.only.takes(file):
                 continue
@@ -127,6 +136,11 @@ def _chosen(request: Mapping[str, Any]) -> Unscored | Same | None:
     return Same(request["same"]) if request.get("same") is not None else None
 
 
+def _within(request: Mapping[str, Any]) -> Confines | None:
+    confines = request.get("confines")
+    return None if confines is None else Confines.from_json(confines)
+
+
 def _check_name(path: str) -> None:
     """Results name the file of a rejected row, and are UTF-8."""
     try:
@@ -150,7 +164,7 @@ def plan(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     """Plan a job and leave the plan in its staging folder.
 
     request: {"spec", "staging", "epoch", "model" (as `models.identify` gave it, with "trusted"), "info", "parent",
-    "unscored", "same"}.
+    "confines", "unscored", "same"}. "confines" are where the input's files must lie (`Confines.to_json`), or None.
     "info" is what is known of this very model, loaded so, from an earlier plan: then it is not loaded. A model
     that was loaded is told of by progress, {"info"}. With `input.rejected_of` in the spec, "parent" is that
     job's manifest, and only the rows it rejected are planned. With "unscored", as `increment.Unscored` wants it, only
@@ -169,7 +183,8 @@ def plan(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     with fenced(staging, request.get("epoch", 0)):
         info = request.get("info")
         known = None if info is None else ModelInfo.from_json(info)
-        made = _Planner(spec, staging, request["model"], known, rejected, _chosen(request), progress).run()
+        within = _within(request)
+        made = _Planner(spec, staging, request["model"], known, rejected, _chosen(request), progress, within).run()
     return {"plan": made.to_json(), "cpu_seconds": time.process_time() - started}
 
 
@@ -183,11 +198,12 @@ class _Planner:
         rejected: RejectedRows | None,
         only: Unscored | Same | None,
         progress: Progress,
+        confines: Confines | None,
     ) -> None:
         self.spec, self.staging, self.rejected, self.progress = spec, staging, rejected, progress
         self.model_facts = model
         self.only = only
-        self.listing = _Listing(spec.input.path, registry.suffixes_of(spec.input.format), only)
+        self.listing = _Listing(spec.input.path, registry.suffixes_of(spec.input.format), confines, only)
         self.info = known or self._load_model()
 
     def _load_model(self) -> ModelInfo:

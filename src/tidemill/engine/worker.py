@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import threading
 import time
@@ -19,12 +20,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tidemill.domain.confines import Confines
 from tidemill.domain.errors import (
     CountsDiffer,
     InputChanged,
     JobFailed,
     LeaseLost,
     ModelUnusable,
+    NotAllowed,
     NotFound,
     RuntimeExceeded,
     Stopped,
@@ -91,6 +94,8 @@ class Worker:
     take_output: Callable[[Job, Sink, Callable[[], None]], None] = lambda job, sink, check: None
     """Makes the output this job's, before anything is done. Its last argument asks the store whether the job
     is still held and raises LeaseLost. Not needed by whoever took the output before the lease."""
+    confines: Confines | None = None
+    """Where the job may read and write. None: anywhere."""
     jobs_running: Callable[[], int] | None = None
     """How many jobs share the host now. None: this one has it for itself."""
     gpus: tuple[str, ...] | None = None
@@ -186,6 +191,7 @@ class _Run:
                 raise LeaseLost()
 
     def _go(self) -> None:
+        self._check_output_place()
         self.worker.take_output(self.job, self.sink, self._ask_current)
         if self.job.state is not JobState.COMMITTING:
             self.model = self._model()
@@ -195,6 +201,15 @@ class _Run:
                 return
             self._begin_commit(plan)
         self._publish()
+
+    def _check_output_place(self) -> None:
+        """Where the output's path leads may have changed since the job was submitted."""
+        confines = self.worker.confines
+        if confines is not None and not confines.hold_output(os.path.realpath(self.job.output)):
+            raise NotAllowed(
+                f"The output {self.job.output} leads to where a job that came with an API key may not write.",
+                remedy="Name its folder in the setting data_roots of every worker, or choose another output.",
+            )
 
     def _count_death(self) -> None:
         """Whoever held the job before and did not leave it is dead; was it the job that killed it?"""
@@ -262,6 +277,7 @@ class _Run:
             "model": self.model,
             "info": self.worker.recall.get(info_key(self.model, self.environment, self.spec)),
             "parent": parent,
+            "confines": None if self.worker.confines is None else self.worker.confines.to_json(),
             **chosen,
         }
         answer = self.executor.call(

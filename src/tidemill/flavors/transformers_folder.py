@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,9 +117,14 @@ def _modules(folder: Path) -> list[tuple[str, str]]:
     if not path.is_file():
         return []
     try:
-        return [(str(each["type"]).rpartition(".")[2], str(each["path"])) for each in _json(path)]
+        found = [(str(each["type"]).rpartition(".")[2], str(each["path"])) for each in _json(path)]
     except (TypeError, KeyError) as exc:
         raise ModelUnusable(f"{path} does not list modules.", remedy="Save the model again.") from exc
+    for _, place in found:
+        # Only what lies in the folder has part in its digest, and was sent by whoever sent the model.
+        if os.path.isabs(place) or os.path.normpath(place).startswith(os.pardir):
+            raise ModelUnusable(f"{path} names a module outside its folder, {place!r}.", remedy="Save the model again.")
+    return found
 
 
 def _refuse_code(weights: Path, config: Mapping[str, Any]) -> None:

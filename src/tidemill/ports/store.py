@@ -18,13 +18,17 @@ from tidemill.domain.access import ApiKey, AuditEntry
 from tidemill.domain.admission import Needs
 from tidemill.domain.cost import UsageBy, UsageSum
 from tidemill.domain.job import Idempotency, Job, JobEvent, JobFilter, JobState, Lease, NewJob, Waiting, Want
+from tidemill.domain.login import Session
 from tidemill.domain.model import ModelVersion
 from tidemill.domain.plan import InputFile, PlanSummary
 from tidemill.domain.receipt import NO_USAGE, Receipt, Usage
 from tidemill.domain.schedule import Firing, Schedule, Trigger
 from tidemill.domain.series import Series
+from tidemill.ports.outbox import Outbox, WebhookStore
 
 EVERY_JOB = JobFilter()
+MOST_SESSIONS = 20
+"""Of one person at once: more browsers than somebody has, and few enough to list."""
 
 
 class JobQueue(ABC):
@@ -362,6 +366,27 @@ class KeyStore(ABC):
         """Whether a key was ever made: from then on nobody is let in without one."""
 
 
+class SessionStore(ABC):
+    """Browsers in which somebody logged in, by the SHA-256 of their secret. What is over is not there any more."""
+
+    @abstractmethod
+    def add(self, session: Session, secret_sha256: str) -> None:
+        """Durable when it returns. Deletes those that are over, and of this person's all but the newest
+        `MOST_SESSIONS`."""
+
+    @abstractmethod
+    def find(self, session_id: str) -> tuple[Session, str] | None:
+        """The session and its secret's SHA-256, unless it is over by the database's clock."""
+
+    @abstractmethod
+    def list(self) -> list[Session]:
+        """Newest first."""
+
+    @abstractmethod
+    def end(self, session_id: str) -> bool:
+        """From now on it opens nothing; whether it did until now."""
+
+
 class AuditLog(ABC):
     """What people did. Entries are only added, until their retention is over."""
 
@@ -497,7 +522,10 @@ class Store(ABC):
     workers: WorkerStore
     models: ModelStore
     keys: KeyStore
+    sessions: SessionStore
     audit: AuditLog
+    webhooks: WebhookStore
+    outbox: Outbox
     schedules: ScheduleStore
     firings: FiringStore
 

@@ -11,7 +11,7 @@ Entries = list[AuditEntry]
 
 def record(context: Context, who: Principal, action: str, subject: str, **detail: str) -> None:
     """Add an entry to the tenant's log; call it in the transaction that does what it tells of."""
-    told = {**detail, "key": who.key_id} if who.key_id else detail
+    told = detail if who.id is None else {**detail, "actor_id": who.id}
     context.store.audit.record(
         AuditEntry(tenant=who.tenant, actor=who.name, action=action, subject=subject, detail=told)
     )
@@ -19,7 +19,7 @@ def record(context: Context, who: Principal, action: str, subject: str, **detail
 
 def list(context: Context, who: Principal, *, limit: int = 100, before: int | None = None) -> Entries:
     """Newest first, of the caller's tenant; the person at the machine sees all."""
-    return context.store.audit.list(who.tenant if who.key_id else None, limit=limit, before=before)
+    return context.store.audit.list(None if who.is_here else who.tenant, limit=limit, before=before)
 
 
 def describe(entry: AuditEntry) -> AuditOut:

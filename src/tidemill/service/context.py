@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tidemill.domain.cost import RateCard
+from tidemill.domain.login import Logins
 from tidemill.engine.layout import Compute
 from tidemill.engine.worker import Entries, Worker
 from tidemill.ports.executor import Executor
 from tidemill.ports.observer import Observer
 from tidemill.ports.sink import Sink
 from tidemill.ports.store import Store
+from tidemill.service.provider import Provider
+from tidemill.service.secrets import Secrets
+from tidemill.service.signing import SigningKey
 from tidemill.wire.spec import JobSpec
 
 
@@ -30,7 +34,7 @@ class TaskEntries:
     verify: str
     compare: str
     fetch_mlflow: str
-    """Files of a model on an MLflow server: {"uri", "folder"} -> {"path", "origin"}."""
+    """Files of a model on an MLflow server: {"uri", "folder", "credentials" (variables)} -> {"path", "origin"}."""
     inspect: str
     """What a model takes and gives: {"model"} -> {"signature"}."""
     sample: str
@@ -58,6 +62,8 @@ class Policy:
 
     data_roots: tuple[Path, ...] | None
     """Where jobs that come with a key may read and write, beside uploads and managed results."""
+    kept_folders: tuple[Path, ...]
+    """The service's own folders, which nobody with a key may name, even inside data roots."""
     result_days: float
     job_days: float
     staging_days: float
@@ -66,13 +72,22 @@ class Policy:
     log_days: float
     environment_days: float
     audit_days: float
+    delivery_days: float
     firing_days: float
     max_upload_bytes: int
     upload_quota_bytes: int | None
     """Of one tenant; None: no bound."""
     requests_per_minute: int
+    model_schemes: tuple[str, ...]
+    """What addresses of models may begin with that come with a key."""
     model_hosts: tuple[str, ...] = ()
     """Private hosts that models may be fetched from by those who come with a key."""
+    webhook_hosts: tuple[str, ...] = ()
+    """Private hosts that webhooks may lead to."""
+    logins: Logins | None = None
+    """None: people do not log in; whoever has no key is let in only at the machine."""
+    public_url: str | None = None
+    """Where people reach the pages, without a slash at its end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +109,12 @@ class Context:
     user: str
     places: Places
     policy: Policy
+    secrets: Secrets
     rates: RateCard | None
     """None: nothing is priced."""
+    signing: SigningKey
+    provider: Provider | None = None
+    """Where people log in, if they do that at one."""
 
     def worker(self, observers: Sequence[Observer] = (), *, allow_upgrade: bool = False) -> Worker:
         """A worker of this process."""

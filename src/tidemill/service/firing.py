@@ -323,7 +323,7 @@ def _meeting(context: Context, schedule: Schedule, origin: Origin) -> Meeting:
 
 def _make_way(context: Context, schedule: Schedule, meeting: Meeting, now: datetime) -> list[Job]:
     """Those before it go, as the overlap policy says; inside the transaction of the firing that they make way for."""
-    who = Principal(name=f"schedule {schedule.name}", tenant=schedule.tenant, key_id=schedule.key_id)
+    who = Principal(name=f"schedule {schedule.name}", tenant=schedule.tenant, id=schedule.key_id)
     reason = _overlap("A later due time took its place.")
     for waiting in meeting.replace:
         skipped = replace(waiting, state=FiringState.SKIPPED, reason=reason, fired_at=now)

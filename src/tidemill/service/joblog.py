@@ -11,6 +11,7 @@ from pathlib import Path
 from tidemill.domain.access import Principal
 from tidemill.domain.job import FINISHED, Job, JobState
 from tidemill.domain.receipt import Receipt
+from tidemill.domain.showing import redacted, visible
 from tidemill.durable.files import remove_file
 from tidemill.ports.observer import JobProgress, Observer
 from tidemill.service import control
@@ -77,7 +78,7 @@ class JobLog(Observer):
     def say(self, text: str) -> None:
         """Append a line, or several: those after the first are indented."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        lines = text.splitlines() or [""]
+        lines = visible(redacted(text)).split("\n")
         body = "\n  ".join(line.encode(errors="replace")[:LINE_BYTES].decode(errors="replace") for line in lines)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:

@@ -353,7 +353,7 @@ class _Request:
 
     def _go_on_with_series(self, name: str, state: OutputState) -> tuple[Job, Lease]:
         """A job over what is new, if anything is. Raises NothingNew, OutputExists, OutputMismatch."""
-        series.find_new(self.context, DEFAULT_TENANT, self.spec)
+        series.find_new(self.context, keys.person_here(self.context), self.spec)
         path, manifest = self.output.path, state.manifest
         if manifest is None and state.occupied and state.other_output is None:
             raise _not_ours(path)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import ipaddress
-import re
-import secrets
 from datetime import UTC, datetime
 
 from tidemill.domain.access import ApiKey, Principal, Role
 from tidemill.domain.errors import NotAllowed, NotAuthenticated, Refused
-from tidemill.domain.ids import new_id
 from tidemill.service import audit
 from tidemill.service.context import Context
+from tidemill.service.tokens import is_genuine, new_token, read_token
 from tidemill.wire.api import AddKey, KeyOut
 
 Keys = list[ApiKey]
@@ -21,8 +17,6 @@ Keys = list[ApiKey]
 LOCAL = "local"
 """The name of whoever reaches the service over loopback while there are no keys."""
 
-_TEXT = re.compile(r"tm_(?P<id>key_[0-9a-z]{16})_(?P<secret>[0-9a-f]{48})")
-_SECRET_BYTES = 24
 MADE_BY = "An administrator makes one with: tidemill keys add NAME. Send it as `Authorization: Bearer KEY`."
 """The remedy where a key is needed."""
 
@@ -33,7 +27,7 @@ def add(context: Context, who: Principal, wanted: AddKey) -> tuple[ApiKey, str]:
     Only the person at the service's machine makes keys of other tenants.
     """
     tenant = wanted.tenant or who.tenant
-    if tenant != who.tenant and who.key_id is not None:
+    if tenant != who.tenant and not who.is_here:
         raise NotAllowed(
             f"A key of the tenant {who.tenant} makes no keys of {tenant}.",
             remedy="Make it at the service's own machine with: tidemill keys add --tenant.",
@@ -44,9 +38,9 @@ def add(context: Context, who: Principal, wanted: AddKey) -> tuple[ApiKey, str]:
         raise Refused(
             f"The key would expire at {expires_at.isoformat()}, which is over.", remedy="Give a time to come."
         )
-    secret = secrets.token_hex(_SECRET_BYTES)
+    token = new_token("key")
     key = ApiKey(
-        id=new_id("key"),
+        id=token.id,
         name=wanted.name,
         tenant=tenant,
         role=Role(wanted.role),
@@ -57,20 +51,20 @@ def add(context: Context, who: Principal, wanted: AddKey) -> tuple[ApiKey, str]:
         expires_at=expires_at,
     )
     with context.store.transaction():
-        context.store.keys.add(key, _sha256(secret))
+        context.store.keys.add(key, token.sha256)
         audit.record(context, who, "key.add", key.id, name=key.name, role=key.role.value, tenant=tenant)
-    return key, f"tm_{key.id}_{secret}"
+    return key, token.text
 
 
 def list(context: Context, who: Principal) -> Keys:
     """Keys of the caller's tenant, revoked ones too; the person at the machine sees all."""
-    return context.store.keys.list(who.tenant if who.key_id else None)
+    return context.store.keys.list(None if who.is_here else who.tenant)
 
 
 def revoke(context: Context, who: Principal, key_id: str) -> ApiKey:
     """Close it for ever. Safe to repeat. Raises NotFound, also for another tenant's."""
     with context.store.transaction():
-        key = context.store.keys.revoke(key_id, who.tenant if who.key_id else None)
+        key = context.store.keys.revoke(key_id, None if who.is_here else who.tenant)
         audit.record(context, who, "key.revoke", key.id, name=key.name, tenant=key.tenant)
     return key
 
@@ -89,12 +83,10 @@ def authenticate(context: Context, header: str | None, *, loopback: bool) -> Pri
 
 def check(context: Context, text: str) -> ApiKey:
     """The valid key of this text. Raises NotAuthenticated, which never says what was wrong with it."""
-    parts = _TEXT.fullmatch(text)
-    found = context.store.keys.find(parts["id"]) if parts else None
-    # Without such a key something is compared all the same, so that time tells nothing.
-    expected = found[1] if found else _sha256("")
-    same = hmac.compare_digest(_sha256(parts["secret"] if parts else "-"), expected)
-    if found is None or not same or not found[0].is_valid(datetime.now(UTC)):
+    token = read_token(text)
+    found = context.store.keys.find(token.id)
+    genuine = is_genuine(token, found[1] if found else None)
+    if found is None or not genuine or not found[0].is_valid(datetime.now(UTC)):
         raise NotAuthenticated("This API key is not valid: unknown, revoked or expired.", remedy=MADE_BY)
     context.store.keys.touch(found[0].id)
     return found[0]
@@ -102,7 +94,7 @@ def check(context: Context, text: str) -> ApiKey:
 
 def principal(key: ApiKey) -> Principal:
     """The key as somebody who asks."""
-    return Principal(name=key.name, tenant=key.tenant, role=key.role, key_id=key.id)
+    return Principal(name=key.name, tenant=key.tenant, role=key.role, id=key.id)
 
 
 def person_here(context: Context) -> Principal:
@@ -137,10 +129,6 @@ def describe(key: ApiKey) -> KeyOut:
         revoked_at=key.revoked_at,
         last_used_at=key.last_used_at,
     )
-
-
-def _sha256(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def _aware(moment: datetime | None) -> datetime | None:

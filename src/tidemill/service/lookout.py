@@ -24,7 +24,7 @@ def look(context: Context, who: Principal, trigger: Lookout, spec: JobSpec) -> s
             return str(models.resolve(context, who, spec.model).version)
         case NewFiles():
             try:
-                return series.find_new(context, who.tenant, spec).key
+                return series.find_new(context, who, spec).key
             except NothingNew:
                 return ""
     raise TypeError(f"no use case looks for {trigger.event}")

@@ -15,14 +15,17 @@ from tidemill.durable.files import remove_tree
 from tidemill.service import modelfiles, models
 from tidemill.service.context import Context
 from tidemill.service.modelfiles import Arrival
+from tidemill.service.secrets import MARK
 
 FETCH_SECONDS = 3600.0
+CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+"""Variables of MLflow's own that may hold secret:NAME here."""
 
 
 def check_may(who: Principal, uri: str) -> None:
     """Raise NotAllowed for keys that may not trust models: what a server names as a model's place is fetched with
     the rights of this service."""
-    if who.key_id is not None and not who.may(Action.TRUST_MODELS):
+    if not who.is_here and not who.may(Action.TRUST_MODELS):
         raise NotAllowed(
             f"A {who.role.value}'s key cannot make the service fetch {uri}.",
             remedy=f"Ask an administrator for: tidemill models add NAME {uri}",
@@ -38,7 +41,7 @@ def arriving(context: Context, uri: str) -> Iterator[tuple[Arrival, str]]:
         fetched.mkdir()
         answer = context.executor.call(
             context.tasks.fetch_mlflow,
-            {"uri": uri, "folder": str(fetched)},
+            {"uri": uri, "folder": str(fetched), "credentials": _credentials(context)},
             timeout_seconds=FETCH_SECONDS,
             memory_bytes=context.compute.memory_bytes,
         )
@@ -46,6 +49,12 @@ def arriving(context: Context, uri: str) -> Iterator[tuple[Arrival, str]]:
         remove_tree(fetched)
         arrival.seal()
         yield arrival, answer["origin"]
+
+
+def _credentials(context: Context) -> dict[str, str]:
+    """What the environment says by reference."""
+    given = {name: os.environ.get(name, "") for name in CREDENTIALS}
+    return {name: context.secrets.resolved(value) for name, value in given.items() if value.startswith(MARK)}
 
 
 def pin(context: Context, uri: str, flavor: str | None) -> Pin:

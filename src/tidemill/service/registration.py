@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from typing import Any
 from tidemill.domain.access import Action, Principal
 from tidemill.domain.errors import InvalidSpec, NotAllowed, NotFound
 from tidemill.domain.model import Environment, ModelVersion, check_name, is_mlflow
-from tidemill.service import audit, fetching, mlflow, modelfiles, models
+from tidemill.service import audit, fetching, mlflow, modelfiles, models, places
 from tidemill.service.context import Context
 from tidemill.service.modelfiles import Arrival
+from tidemill.service.reach import Reach, parsed, without_secrets
 
 SENT = "sent"
 MAX_DESCRIPTION = 2000
@@ -33,6 +34,8 @@ class _Asked:
     aliases: tuple[str, ...]
     environment: Environment | None
     description: str
+    authorization: str | None = None
+    """secret:NAME for the host of a URL."""
 
 
 def add(
@@ -41,22 +44,25 @@ def add(
     name: str,
     source: str,
     *,
+    authorization: str | None = None,
     flavor: str | None = None,
     aliases: Iterable[str] = (),
     environment: Environment | None = None,
     description: str = "",
 ) -> ModelVersion:
     """Register the model at `source`: a path, a URL, an address on an MLflow server, or "module:Class". It may
-    take minutes.
+    take minutes. `authorization` is for URLs: the secret (secret:NAME) that is sent there.
 
     The bytes that the newest version has already make no new one, but the aliases move. Raises InvalidSpec,
     NotFound, NotAllowed, TooLarge, UnknownFormat, EnvironmentUnusable, or the flavor's error for a model that
     cannot be loaded; then nothing is left behind.
     """
-    asked = _asked(who, name, flavor, aliases, environment, description)
+    asked = replace(_asked(who, name, flavor, aliases, environment, description), authorization=authorization)
     _check_text(source, "source")
     if not source:
         raise InvalidSpec("The source is empty.", remedy="Give a path, a URL, or module:Class.")
+    if authorization is not None and not fetching.is_url(source):
+        raise InvalidSpec(f"{source} is no URL, and only those are asked with a secret.", remedy="Leave it out.")
     if fetching.is_url(source):
         return _add_url(context, who, asked, source)
     if is_mlflow(source):
@@ -174,7 +180,7 @@ def _check_environment(who: Principal, environment: Environment) -> None:
 
 
 def _add_class(context: Context, who: Principal, asked: _Asked, source: str) -> ModelVersion:
-    if who.key_id is not None:
+    if not who.is_here:
         raise NotAllowed(
             "A Python class can be registered only by the person at the service's machine: its code lies there.",
             remedy="Save the model to a file and send it, or ask the operator.",
@@ -189,26 +195,41 @@ def _add_class(context: Context, who: Principal, asked: _Asked, source: str) -> 
 
 
 def _add_url(context: Context, who: Principal, asked: _Asked, url: str) -> ModelVersion:
+    places.check_scheme(context, who, url)
     policy = context.policy
-    reach = fetching.Reach(anywhere=who.key_id is None, hosts=policy.model_hosts)
-    origin = fetching.without_secrets(url)
+    reach = Reach(anywhere=who.is_here, hosts=policy.model_hosts)
+    origin = without_secrets(url)
+    header = None
+    if asked.authorization is not None:
+        header = _authorization(context, who, asked.authorization, url)
     with modelfiles.arriving(models.root(context), fetching.name_of(url), policy.max_upload_bytes) as arrival:
-        fetching.fetch(url, arrival.write, reach=reach, max_bytes=policy.max_upload_bytes)
+        fetching.fetch(url, arrival.write, reach=reach, max_bytes=policy.max_upload_bytes, authorization=header)
         return _register(context, who, asked, arrival, origin=origin, shown=origin)
 
 
+def _authorization(context: Context, who: Principal, reference: str, url: str) -> str:
+    target = parsed(url)
+    if target.scheme != "https" and not who.is_here and target.host not in context.policy.model_hosts:
+        raise NotAllowed(
+            f"{without_secrets(target)} is not https: a secret sent there could be read on its way.",
+            remedy="Give an https URL.",
+        )
+    return context.secrets.authorization(who, reference, target.host)
+
+
 def _add_mlflow(context: Context, who: Principal, asked: _Asked, uri: str) -> ModelVersion:
+    places.check_scheme(context, who, uri)
     mlflow.check_may(who, uri)
     with mlflow.arriving(context, uri) as (arrival, origin):
         return _register(context, who, asked, arrival, origin=origin, shown=uri)
 
 
 def _add_path(context: Context, who: Principal, asked: _Asked, source: str) -> ModelVersion:
-    path = Path(os.path.abspath(os.path.expanduser(source) if who.key_id is None else source))
-    roots = context.policy.data_roots or ()
+    path = Path(os.path.abspath(os.path.expanduser(source) if who.is_here else source))
+    confines = places.confines_of_keys(context)
 
     def allowed(real: Path) -> bool:
-        return who.key_id is None or any(real.is_relative_to(root) for root in roots)
+        return who.is_here or confines.hold(str(real))
 
     if not allowed(_real(path)):
         raise NotAllowed(

@@ -25,13 +25,12 @@ from tidemill.durable.locks import FileLock
 from tidemill.engine.manifest import own_entries, own_files
 from tidemill.service import audit, control
 from tidemill.service.context import Context
-from tidemill.wire.api import ResultInfo, Rows
+from tidemill.wire.api import RESULT_SUFFIXES, ResultFormat, ResultInfo, Rows
 from tidemill.wire.spec import JobSpec
 
-Form = Literal["parquet", "csv", "jsonl", "arrow"]
 Kind = Literal["predictions", "rejected"]
 
-FORMS: tuple[Form, ...] = get_args(Form)
+FORMS: tuple[ResultFormat, ...] = get_args(ResultFormat)
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MAX_ROWS = 1_000
 LOOK_UP_ROWS = 100
@@ -39,7 +38,6 @@ READ_SECONDS = 30.0
 READ_MEMORY_BYTES = 2 << 30
 EXPORT_WAIT_SECONDS = 3600.0
 
-_SUFFIXES: Mapping[str, str] = {"parquet": ".parquet", "csv": ".csv", "jsonl": ".jsonl", "arrow": ".arrow"}
 _EXPORTS = "exports"
 _DELETED = ".deleted-"
 _POLL_SECONDS = 0.05
@@ -53,7 +51,7 @@ class Download:
     path: Path
     name: str
     """What to call it where it arrives."""
-    form: Form
+    form: ResultFormat
     etag: str
     sha256: str | None
     """Hex, where it is known."""
@@ -187,7 +185,7 @@ def look_up(context: Context, who: Principal, job_id: str, where: Mapping[str, s
 
 
 def export(
-    context: Context, who: Principal, job_id: str, form: Form | None = None, kind: Kind = "predictions",
+    context: Context, who: Principal, job_id: str, form: ResultFormat | None = None, kind: Kind = "predictions",
     *, union: bool = True,
 ) -> Download:  # fmt: skip
     """All predictions or rejected rows as one file of that format; by default that of the output.
@@ -196,7 +194,7 @@ def export(
     results until it is out of date. Raises NotFound, WrongState, UnsupportedType, OutputUnwritable.
     """
     view = _view(context, who, job_id, union=union)
-    wanted: Form = form or view.own.form  # type: ignore[assignment]
+    wanted: ResultFormat = form or view.own.form  # type: ignore[assignment]
     files = view.own.files(kind)
     if not view.is_union and not files:
         raise NotFound(f"{view.own.job.id} has no {kind}.", remedy="See the counts in its manifest.")
@@ -206,7 +204,7 @@ def export(
     else:
         digest = _export_digest(view, kind, wanted)
         path, sha256 = _made(context, view, kind, wanted, digest), None
-    name = f"{view.own.job.id}{'.rejected' if kind == 'rejected' else ''}{_SUFFIXES[wanted]}"
+    name = f"{view.own.job.id}{'.rejected' if kind == 'rejected' else ''}{RESULT_SUFFIXES[wanted]}"
     return Download(path=path, name=name, form=wanted, etag=f'"{digest}"', sha256=sha256)
 
 
@@ -381,18 +379,18 @@ def _is_compressed(member: _Member) -> bool:
     return member.form in ("csv", "jsonl") and compression not in (None, "none")
 
 
-def _export_digest(view: _View, kind: Kind, form: Form) -> str:
+def _export_digest(view: _View, kind: Kind, form: ResultFormat) -> str:
     said = json.dumps([kind, form, [member.digest for member in view.members]])
     return hashlib.sha256(said.encode()).hexdigest()
 
 
-def _made(context: Context, view: _View, kind: Kind, form: Form, digest: str) -> Path:
+def _made(context: Context, view: _View, kind: Kind, form: ResultFormat, digest: str) -> Path:
     """The export with that digest: there already, being made by somebody who is waited for, or made now."""
     folder = _folder(context, view.own.job) / _EXPORTS
-    target = folder / f"{kind}-{digest[:32]}{_SUFFIXES[form]}"
+    target = folder / f"{kind}-{digest[:32]}{RESULT_SUFFIXES[form]}"
     with translated(target):
         make_folder(folder)
-        lock = FileLock(folder / f".{kind}{_SUFFIXES[form]}.lock")
+        lock = FileLock(folder / f".{kind}{RESULT_SUFFIXES[form]}.lock")
         deadline = time.monotonic() + EXPORT_WAIT_SECONDS
         while not target.exists():
             if not lock.try_lock():
@@ -407,7 +405,7 @@ def _made(context: Context, view: _View, kind: Kind, form: Form, digest: str) ->
     return target
 
 
-def _make(context: Context, view: _View, kind: Kind, form: Form, target: Path) -> None:
+def _make(context: Context, view: _View, kind: Kind, form: ResultFormat, target: Path) -> None:
     request = {
         **view.request(),
         "ask": "export",

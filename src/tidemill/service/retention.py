@@ -58,6 +58,7 @@ def sweep(context: Context, now: datetime, limit: int = LIMIT, *, cursor: Cursor
         "models": _counted("what is left of additions of models", lambda: models.sweep_unfinished(context, now)),
         "environments": _counted("an environment", lambda: models.sweep_environments(context, unused, limit)),
         "logs": _logs(context, now - timedelta(days=policy.log_days), limit),
+        "deliveries": context.store.outbox.forget_before(now - timedelta(days=policy.delivery_days), limit=limit),
         "firings": context.store.firings.forget_before(now - timedelta(days=policy.firing_days), limit=limit),
         "audit": context.store.audit.forget_before(now - timedelta(days=policy.audit_days), limit=limit),
     }

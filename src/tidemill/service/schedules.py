@@ -13,7 +13,7 @@ from typing import assert_never
 from zoneinfo import ZoneInfo
 
 from tidemill.domain.access import Principal
-from tidemill.domain.errors import InvalidSpec, NotFound, TooLarge
+from tidemill.domain.errors import InvalidSpec, NotAllowed, NotFound, TooLarge
 from tidemill.domain.ids import new_id
 from tidemill.domain.job import Idempotency, Job, JobState
 from tidemill.domain.lookout import AliasMoved, Lookout, NewFiles, check_overlap
@@ -67,6 +67,11 @@ def add(
     Its jobs have the rights of whoever adds it. Raises InvalidSpec, NotFound, NotAllowed, NotTrusted, Refused for a
     name that is taken, KeyReused.
     """
+    if who.logged_in:
+        raise NotAllowed(
+            "A login ends, and with it the rights that a schedule's jobs would have.",
+            remedy="Add the schedule with an API key: tidemill schedules add, or the REST API.",
+        )
     now = context.store.schedules.now()
     trigger, spec = _trigger(wanted.trigger, now), wanted.spec
     if isinstance(trigger, Lookout):
@@ -80,7 +85,7 @@ def add(
         overlap=Overlap(wanted.overlap),
         catch_up=CatchUp(wanted.catch_up),
         paused=wanted.paused,
-        key_id=who.key_id,
+        key_id=who.id,
         created_by=who.name,
         created_at=now,
         next_due=trigger.next_after(now),

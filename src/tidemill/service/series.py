@@ -16,7 +16,7 @@ from tidemill.domain.errors import NotFound
 from tidemill.domain.plan import InputFile
 from tidemill.domain.series import Increment
 from tidemill.engine.increment import nothing_new, unscored, write_record
-from tidemill.service import audit
+from tidemill.service import audit, places
 from tidemill.service.context import Context
 from tidemill.wire.series import ScoredFile, ScoredFilePage, SeriesOut, SeriesPage
 from tidemill.wire.spec import JobSpec
@@ -35,18 +35,22 @@ class Found:
     """Of these very files, with these contents, after so many jobs of the series."""
 
 
-def find_new(context: Context, tenant: str, spec: JobSpec) -> Found:
-    """What a job by this spec, which names a series, would score now. Lists the input, in a child.
+def find_new(context: Context, who: Principal, spec: JobSpec) -> Found:
+    """What a job of theirs by this spec, which names a series, would score now. Lists the input, in a child.
 
-    Raises NothingNew; SeriesBusy while another job of the series has not ended; NotFound, InputUnreadable,
-    AlreadyScored as planning the job would.
+    Raises NothingNew; SeriesBusy while another job of the series has not ended; NotAllowed for files that lie where
+    they may not read; NotFound, InputUnreadable, AlreadyScored as planning the job would.
     """
     assert spec.input.series is not None, "only a job of a series scores what is new"
-    jobs = _jobs_before(context, tenant, spec.input.series.name)
+    jobs = _jobs_before(context, who.tenant, spec.input.series.name)
     with tempfile.TemporaryDirectory(prefix="tidemill-") as folder:
         record = Path(folder) / "record.db"
-        write_record(record, context.store.series.files(tenant, spec.input.series.name))
-        request = {"input": spec.input.model_dump(mode="json"), "unscored": unscored(spec, record, 1)}
+        write_record(record, context.store.series.files(who.tenant, spec.input.series.name))
+        request = {
+            "input": spec.input.model_dump(mode="json"),
+            "unscored": unscored(spec, record, 1),
+            "confines": None if who.is_here else places.confines_of_keys(context).to_json(),
+        }
         answer = context.executor.call(context.tasks.snapshot, request)
     increment = Increment.from_json(answer["increment"])
     if not answer["files"]:

@@ -6,7 +6,6 @@ the worker's. With a registered model no child is started.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
@@ -20,7 +19,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tidemill.domain.access import Action, Principal
+from tidemill.domain.access import Action, Principal, is_from_elsewhere
 from tidemill.domain.admission import Needs
 from tidemill.domain.errors import (
     InvalidSpec,
@@ -37,8 +36,9 @@ from tidemill.domain.ids import new_id
 from tidemill.domain.input_list import LIST_MARK
 from tidemill.domain.job import ENDED, Idempotency, Job, JobState, NewJob
 from tidemill.domain.model import Pin, is_mlflow, split_reference
-from tidemill.service import claims, control, jobs, mlflow, models, series, uploads
+from tidemill.service import claims, control, jobs, mlflow, models, places, series, uploads
 from tidemill.service.context import Context
+from tidemill.service.secrets import refuse_credentials
 from tidemill.service.stdin import STDIN
 from tidemill.wire.spec import JobSpec, OutputSpec, invalid_words
 
@@ -73,12 +73,12 @@ def check(context: Context, who: Principal, spec: JobSpec) -> None:
     """Refuse what would be refused whenever it is submitted: rights, the model, places. What comes and goes, as
     the input and what lies at the output, is not looked at. Raises as `submit` does."""
     request = _Request(context=context, who=who, spec=spec)
-    _check_priority(request)
+    _check_words(request)
     _pin(context, who, spec)
     for path in spec.input.path:
         _check_input_place(request, path)
     if spec.output is not None:
-        _check_place(context, who, spec.output.path, "output")
+        places.check(context, who, spec.output.path, "output")
         jobs.check_executor(context, jobs.resolve(spec))
 
 
@@ -237,14 +237,15 @@ def _earlier(request: _Request, promise: Idempotency, refusal: Refused) -> Job:
 
 def _new_job(request: _Request) -> NewJob:
     context, who, asked = request.context, request.who, request.spec
-    _check_priority(request)
+    assert who.is_here or is_from_elsewhere(who.owner), "a worker must see that this job's places have bounds"
+    _check_words(request)
     pin = request.pin or _pin(context, who, asked)
     job_id = new_id("job")
     managed = asked.output is None
     output = asked.output or OutputSpec(path=str(context.places.results.absolute() / job_id / PREDICTIONS))
     inputs = [_input_path(request, path) for path in asked.input.path]
     if not managed:
-        _check_place(context, who, output.path, "output")
+        places.check(context, who, output.path, "output")
     spec = jobs.resolve(
         asked.model_copy(update={"input": asked.input.model_copy(update={"path": inputs}), "output": output})
     )
@@ -256,7 +257,7 @@ def _new_job(request: _Request) -> NewJob:
         _check_free(context, who, spec.output)
     holds = spec.input.series.name if spec.input.series is not None and spec.input.rejected_of is None else None
     if holds is not None and not request.looked:
-        series.find_new(context, who.tenant, spec)
+        series.find_new(context, who, spec)
     return NewJob(
         id=job_id,
         name=asked.name or _name(pin, spec.output, managed=managed),
@@ -276,13 +277,14 @@ def _new_job(request: _Request) -> NewJob:
     )
 
 
-def _check_priority(request: _Request) -> None:
+def _check_words(request: _Request) -> None:
     who, priority = request.who, request.spec.priority
     if priority > 0 and not who.may(Action.PRIORITISE):
         raise NotAllowed(
             f"A key with the role {who.role} may not put a job before others (priority {priority}).",
             remedy="Leave the priority at 0 or below, or ask an administrator.",
         )
+    refuse_credentials(request.spec.model_dump(mode="json"))
 
 
 def _name(pin: Pin, output: OutputSpec, *, managed: bool) -> str:
@@ -300,6 +302,7 @@ def _pin(context: Context, who: Principal, spec: JobSpec) -> Pin:
     if split_reference(spec.model) is not None:
         return models.resolve(context, who, spec.model)
     if is_mlflow(spec.model):
+        places.check_scheme(context, who, spec.model)
         mlflow.check_may(who, spec.model)
         pin = mlflow.pin(context, spec.model, spec.flavor)
     else:
@@ -329,8 +332,8 @@ def _pin_of_path(context: Context, who: Principal, spec: JobSpec) -> Pin:
 
 def _check_model_place(context: Context, who: Principal, model: str) -> None:
     """A file that may be read, or code that the person at this machine may name."""
-    if _CODE.fullmatch(model) and (who.key_id is not None or not os.path.exists(model)):
-        if who.key_id is not None:
+    if _CODE.fullmatch(model) and (not who.is_here or not os.path.exists(model)):
+        if not who.is_here:
             raise NotAllowed(
                 f"{model} names code on the service's machine, which only the person there may run.",
                 remedy="Save the model to a file and register it with: tidemill models add",
@@ -342,8 +345,9 @@ def _check_model_place(context: Context, who: Principal, model: str) -> None:
             " or NAME@VERSION of a registered model.",
             remedy="See the registered ones with: tidemill models list",
         )
-    _check_place(context, who, os.path.abspath(model), "model")
-    _check_there(model, "model")
+    places.check(context, who, os.path.abspath(model), "model")
+    places.check_there(model, "model")
+    places.check_model_folder(context, who, model)
 
 
 class _Identified:
@@ -394,7 +398,7 @@ def _input_path(request: _Request, path: str) -> str:
     _check_input_place(request, path)
     if path.startswith(UPLOAD):
         return str(uploads.path_of(request.context, request.who, path.removeprefix(UPLOAD)))
-    _check_there(_fixed_part(path), "input")
+    places.check_there(places.fixed_part(path), "input")
     return path
 
 
@@ -411,58 +415,7 @@ def _check_input_place(request: _Request, path: str) -> None:
                 remedy="Leave the series out, or name a folder or pattern of the service's machine.",
             )
     elif path not in request.trusted_paths:
-        _check_place(request.context, request.who, path, "input")
-
-
-_INSTEAD = {
-    "input": "Send the data",
-    "output": "Leave the output out and download the result",
-    "model": "Add the model with `tidemill models add NAME PATH` and submit it as NAME@VERSION",
-}
-"""What a key may do instead of naming a place on the service's machine."""
-
-
-def _check_place(context: Context, who: Principal, path: str, what: str) -> None:
-    """Whether somebody with a key may name this place; symbolic links are followed first."""
-    if not os.path.isabs(path):
-        if what == "output":
-            raise InvalidSpec(
-                f"The output {path!r} is no absolute path on the service's machine.",
-                remedy="Give an absolute path there, or leave the output out and download the result.",
-            )
-        raise NotFound(
-            f"{path!r} is no absolute path on the service's machine.",
-            remedy="Name a file there by its absolute path, or send yours with: tidemill --server, or PUT"
-            " /api/v1/uploads and then upload:ID.",
-        )
-    if "\0" in path:
-        raise NotFound(f"The {what} {path!r} holds a zero byte.", remedy="Check the path.")
-    if who.key_id is None:
-        return
-    real = Path(os.path.realpath(_fixed_part(os.path.abspath(path)) if what == "input" else os.path.abspath(path)))
-    if not any(real.is_relative_to(root) for root in context.policy.data_roots or ()):
-        raise NotAllowed(
-            f"An API key cannot name the {what} {path} on the service's machine.",
-            remedy=f"{_INSTEAD[what]}, or ask the operator to name the folder in the setting data_roots.",
-        )
-
-
-def _fixed_part(path: str) -> str:
-    """The path up to its first pattern."""
-    if not glob.has_magic(path) or os.path.lexists(path):
-        return path
-    while glob.has_magic(path):
-        path = os.path.dirname(path)
-    return path
-
-
-def _check_there(path: str, what: str) -> None:
-    try:
-        os.stat(path)
-    except OSError as exc:
-        raise NotFound(
-            f"There is no {what} {path} on the service's machine ({exc.strerror}).", remedy="Check the path."
-        ) from exc
+        places.check(request.context, request.who, path, "input")
 
 
 def _check_free(context: Context, who: Principal, output: OutputSpec) -> None:

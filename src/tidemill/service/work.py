@@ -18,7 +18,7 @@ from tidemill.engine.drain import Drain
 from tidemill.engine.recall import Recall
 from tidemill.ports.observer import Observer
 from tidemill.ports.store import WorkerFacts
-from tidemill.service import claims, retention
+from tidemill.service import claims, places, retention
 from tidemill.service.context import Context
 from tidemill.service.joblog import JobLog
 
@@ -243,6 +243,7 @@ class Pool:
                 context.worker([*self.observers, JobLog(context.places.logs, job.id, context.worker_id)]),
                 executor=session,
                 take_output=lambda job, sink, check: claims.take(context, job, sink, check),
+                confines=places.confines_of_job(context, job),
                 jobs_running=lambda: len(self.running),
                 gpus=gpus,
                 recall=self._recall,

@@ -19,7 +19,7 @@ import pyarrow as pa
 from tidemill.domain.errors import InputUnreadable, InvalidSpec
 from tidemill.domain.plan import InputFile
 from tidemill.durable.files import fsync_file, make_folder, translated
-from tidemill.sources.pinned import check_pinned, readable
+from tidemill.sources.pinned import check_pinned, opened, readable
 
 Compression = Literal["gzip", "zstd"]
 
@@ -51,7 +51,7 @@ def compression_of(head: bytes) -> Compression | None:
 
 def read_head(file: InputFile, size: int = HEAD_BYTES) -> bytes:
     """The first `size` bytes of the file's content, decompressed. Raises InputUnreadable."""
-    with readable(file), open(file.path, "rb") as raw:
+    with opened(file) as raw:
         head = raw.read(size)
     if compression_of(head) is None:
         return head
@@ -62,19 +62,22 @@ def read_head(file: InputFile, size: int = HEAD_BYTES) -> bytes:
         return found
 
 
-def plain_path(file: InputFile, spool: Path | None, encoding: str, max_spool_bytes: int) -> Path:
-    """Where the file's text lies as plain UTF-8: the file itself or a copy in `spool`, made if it is missing.
+@contextmanager
+def plain_text(file: InputFile, spool: Path | None, encoding: str, max_spool_bytes: int) -> Iterator[IO[bytes]]:
+    """The file's text as plain UTF-8, open: the file itself or a copy in `spool`, made if it is missing.
 
     Bytes that are not valid in a foreign `encoding` stay invalid in the copy. Raises InputUnreadable for a
     damaged stream or one beyond the bound, InvalidSpec for an unknown encoding.
     """
     codec = _codec(encoding)
-    with readable(file), open(file.path, "rb") as raw:
-        head = raw.read(4)
     if codec in _NATIVE:
         codec = None
-    if compression_of(head) is None and codec is None:
-        return Path(file.path)
+    with opened(file) as raw:
+        head = raw.read(4)
+        if compression_of(head) is None and codec is None:
+            raw.seek(0)
+            yield raw
+            return
     if spool is None:
         raise InputUnreadable(
             f"{file.path} is compressed or not UTF-8, and there is no folder to convert it into.",
@@ -83,7 +86,8 @@ def plain_path(file: InputFile, spool: Path | None, encoding: str, max_spool_byt
     target = spool / _spool_name(file, codec)
     if not target.exists():
         _fill(file, head, codec, target, max_spool_bytes)
-    return target
+    with readable(file), target.open("rb") as text:
+        yield text
 
 
 def _codec(encoding: str) -> str | None:
@@ -152,14 +156,10 @@ def _read(file: InputFile, stream: IO[bytes], size: int) -> bytes:
 @contextmanager
 def _unpacked(file: InputFile, head: bytes) -> Iterator[IO[bytes]]:
     kind = compression_of(head)
-    with readable(file):
-        raw = open(file.path, "rb")  # noqa: SIM115 (closed below, whatever wraps it)
-    try:
+    with opened(file) as raw:
         if kind == "gzip":
             yield cast("IO[bytes]", gzip.GzipFile(fileobj=raw))
         elif kind == "zstd":
             yield cast("IO[bytes]", pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd"))
         else:
             yield raw
-    finally:
-        raw.close()

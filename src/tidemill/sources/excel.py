@@ -27,7 +27,7 @@ from tidemill.sources.blocks import COPY_AGAIN, BlockSource, OpenFile
 from tidemill.sources.cast import PANDAS_NULLS, cast_feature
 from tidemill.sources.excel_cells import ColumnSurvey, column_of, names_of
 from tidemill.sources.excel_extent import ZIP_MAGIC, check_extent
-from tidemill.sources.pinned import check_pinned, readable
+from tidemill.sources.pinned import check_pinned, opened
 from tidemill.sources.text import option, refuse_unknown
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class ExcelSource(BlockSource):
             import python_calamine
         except ModuleNotFoundError as exc:
             raise missing_extra(self.name, exc) from exc
-        with readable(file), open(file.path, "rb") as raw:
+        with opened(file) as raw:
             head = raw.read(8)
         if head.startswith(ZIP_MAGIC):
             check_extent(file, self.max_cells)
@@ -156,7 +156,7 @@ class ExcelSource(BlockSource):
             what = "is not a workbook" if head else "is empty, so it is not a workbook"
             raise InputUnreadable(f"{file.path} {what}.", remedy="Name its format, or take it out of the input.")
         try:
-            with open(file.path, "rb") as raw:
+            with opened(file) as raw:
                 # By a path it would go by the ending of the name.
                 book = python_calamine.load_workbook(raw)
             return book.get_sheet_by_name(self._sheet_name(file, book))
@@ -196,7 +196,7 @@ def _is_panic(exc: BaseException) -> bool:
 
 def _is_encrypted(file: InputFile) -> bool:
     """Whether Excel put a workbook with a password into a compound file: the library only sees that it is none."""
-    with readable(file), open(file.path, "rb") as raw:
+    with opened(file) as raw:
         data = raw.read()
     return data.startswith(OLE_MAGIC) and "EncryptedPackage".encode("utf-16-le") in data
 

@@ -13,6 +13,7 @@ from xml.parsers import expat
 from tidemill.domain.errors import InputUnreadable
 from tidemill.domain.plan import InputFile
 from tidemill.sources.blocks import COPY_AGAIN
+from tidemill.sources.pinned import opened
 
 ZIP_MAGIC = b"PK\x03\x04"
 MAX_UNPACKED_BYTES = 4 << 30
@@ -27,7 +28,7 @@ _SHEET_SIZE = 148
 def check_extent(file: InputFile, max_cells: int) -> None:
     """Raises InputUnreadable for a workbook whose parts or sheets are beyond the bounds, or that is no whole zip."""
     try:
-        with zipfile.ZipFile(file.path) as archive:
+        with opened(file) as raw, zipfile.ZipFile(raw) as archive:
             unpacked = sum(part.file_size for part in archive.infolist())
             if unpacked > MAX_UNPACKED_BYTES:
                 raise InputUnreadable(

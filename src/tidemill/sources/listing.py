@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from tidemill.domain.errors import InputUnreadable, InvalidSpec, NotFound, UnknownFormat
+from tidemill.domain.confines import Confines
+from tidemill.domain.errors import InputUnreadable, InvalidSpec, NotAllowed, NotFound, UnknownFormat
 from tidemill.domain.input_list import LIST_MARK, listed_paths
 from tidemill.domain.plan import InputFile
 from tidemill.ports.source import Source
@@ -23,7 +24,11 @@ _HIDDEN = (".", "_")
 
 
 def list_inputs(
-    paths: Sequence[str], suffixes: tuple[str, ...] | None, *, may_be_empty: bool = False
+    paths: Sequence[str],
+    suffixes: tuple[str, ...] | None,
+    confines: Confines | None = None,
+    *,
+    may_be_empty: bool = False,
 ) -> Iterator[InputFile]:
     """The input files, by absolute path: arguments in their order, within one sorted by the bytes of the path.
 
@@ -33,18 +38,19 @@ def list_inputs(
     that is named or matched by a pattern counts whatever it is called. `@FILE` stands for the paths
     that are the lines of a file. A file that several paths lead to counts once, where it comes first.
     Memory depends on the largest folder and the number of paths, not on the number of files.
-    Raises NotFound for a path that leads to nothing - with `may_be_empty` a folder that is there does not have to have
-    files -, InputUnreadable for what is no regular file or
-    may not be read.
+    With `confines`, links are followed only within them, and no list of paths is read.
+    Raises NotFound for a path that leads to nothing - with `may_be_empty` a folder that is there does not have to
+    have files -, InputUnreadable for what is no regular file or may not be read, NotAllowed for what lies outside the
+    confines.
     """
-    earlier = _Earlier()
-    for text in _listed(paths):
-        argument = _argument(text, suffixes)
+    earlier, real = _Earlier(), _RealPaths(confines)
+    for text in paths if confines is not None else _listed(paths):
+        argument = _argument(text, suffixes, real)
         found = False
         for path in argument.files():
             found = True
             if not earlier.covers(path):
-                yield _input_file(path)
+                yield _input_file(path, real)
         if not found and not (may_be_empty and argument.is_there()):
             raise argument.nothing()
         earlier.add(argument)
@@ -135,9 +141,10 @@ class _Missing(_Argument):
 class _Folder(_Argument):
     path: str
     suffixes: tuple[str, ...] | None
+    real: _RealPaths
 
     def files(self) -> Iterator[str]:
-        return (path for path in _walk(self.path, _visible, _always) if _has_suffix(path, self.suffixes))
+        return (path for path in _walk(self.path, _visible, self.real.descend) if _has_suffix(path, self.suffixes))
 
     def covers(self, path: str) -> bool:
         inside = _inside(self.path, path)
@@ -149,14 +156,14 @@ class _Folder(_Argument):
     def nothing(self) -> NotFound:
         if self.suffixes is None:
             return NotFound(f"There are no files in {self.path}.", remedy="Name a folder that has some.")
-        other = next(_walk(self.path, _visible, _always), None)
+        other = next(_walk(self.path, _visible, self.real.descend), None)
         hint = f"It holds, for example, {os.path.basename(other)}: name the format." if other else "It is empty."
         return NotFound(f"There are no files ending in {', '.join(self.suffixes)} in {self.path}.", remedy=hint)
 
 
 class _Glob(_Argument):
-    def __init__(self, path: str, suffixes: tuple[str, ...] | None) -> None:
-        self.path, self.suffixes = path, suffixes
+    def __init__(self, path: str, suffixes: tuple[str, ...] | None, real: _RealPaths) -> None:
+        self.path, self.suffixes, self.real = path, suffixes, real
         parts = path.split("/")
         first = next(number for number, part in enumerate(parts) if _MAGIC.search(part))
         self.root = "/".join(parts[:first]) or "/"
@@ -188,10 +195,10 @@ class _Glob(_Argument):
         inside = (_inside(self.root, folder) or "").split("/")
         for name, part in zip(inside, self.parts, strict=False):
             if part == "**":
-                return True
+                break
             if not fnmatch.fnmatchcase(name, part):
                 return False
-        return True
+        return self.real.descend(folder)
 
     def _matches(self, path: str) -> bool:
         inside = _inside(self.root, path) or ""
@@ -201,6 +208,39 @@ class _Glob(_Argument):
             return False
         names = inside.split("/")
         return any(self._whole.fullmatch("/".join(names[:count])) for count in range(1, len(names)))
+
+
+class _RealPaths:
+    """Where files and folders lie, links followed, and that it is where they may."""
+
+    def __init__(self, confines: Confines | None) -> None:
+        self._confines = confines
+        self._folder: tuple[str, str] = ("", "")
+        """The folder that was asked about last, and where it lies: files come folder by folder."""
+
+    def of_file(self, path: str) -> str:
+        """Raises NotAllowed for a file outside the confines."""
+        folder, name = os.path.split(path)
+        if self._folder[0] != folder:
+            self._folder = (folder, os.path.realpath(folder))
+        real = os.path.realpath(path) if os.path.islink(path) else os.path.join(self._folder[1], name)
+        self._check(path, real)
+        return real
+
+    def descend(self, folder: str) -> bool:
+        """True. Raises NotAllowed for a link to a folder outside the confines."""
+        if self._confines is not None and os.path.islink(folder):
+            with _readable(folder):
+                real = os.path.realpath(folder)
+            self._check(folder, real)
+        return True
+
+    def _check(self, path: str, real: str) -> None:
+        if self._confines is not None and not self._confines.hold(real):
+            raise NotAllowed(
+                f"{path} lies outside the folders that a job which came with an API key may read.",
+                remedy="Send the file, or ask the operator to name its folder in data_roots on every worker.",
+            )
 
 
 class _Earlier:
@@ -220,7 +260,7 @@ class _Earlier:
         return path in self._files or any(argument.covers(path) for argument in self._others)
 
 
-def _argument(text: str, suffixes: tuple[str, ...] | None) -> _Argument:
+def _argument(text: str, suffixes: tuple[str, ...] | None, real: _RealPaths) -> _Argument:
     if "://" in text and not text.startswith("file://"):
         raise InvalidSpec(
             f"{text} is not a path on this machine.", remedy="Give files, folders or glob patterns of a local disk."
@@ -228,13 +268,13 @@ def _argument(text: str, suffixes: tuple[str, ...] | None) -> _Argument:
     path = os.path.abspath(os.path.expanduser(text.removeprefix("file://")))
     with _readable(path):
         if os.path.isdir(path):
-            return _Folder(path, suffixes)
+            return _Folder(path, suffixes, real)
         if os.path.lexists(path):
             return _File(path)
     if path.endswith("/**"):
         # All files of what stands before: as if that had been named itself.
-        return _argument(path.removesuffix("/**") or "/", suffixes)
-    return _Glob(path, suffixes) if _MAGIC.search(path) else _Missing(path)
+        return _argument(path.removesuffix("/**") or "/", suffixes, real)
+    return _Glob(path, suffixes, real) if _MAGIC.search(path) else _Missing(path)
 
 
 def _walk(
@@ -259,16 +299,17 @@ def _walk(
             yield from _walk(path[:-1], names, descend, (*above, identity))
 
 
-def _input_file(path: str) -> InputFile:
+def _input_file(path: str, real: _RealPaths) -> InputFile:
     with _readable(path):
-        found = os.stat(path)
+        lies_at = real.of_file(path)
+        found = os.stat(lies_at)
     if not stat.S_ISREG(found.st_mode):
         raise InputUnreadable(
             f"{path} is not a regular file.", remedy="Write its content to a file first, or take it out of the input."
         )
     if not os.access(path, os.R_OK):
         raise InputUnreadable(f"{path} may not be read.", remedy="Change its permissions, or take it out of the input.")
-    return InputFile(path=path, size_bytes=found.st_size, mtime_ns=found.st_mtime_ns)
+    return InputFile(path=path, size_bytes=found.st_size, mtime_ns=found.st_mtime_ns, real_path=lies_at)
 
 
 @contextmanager
@@ -283,10 +324,6 @@ def _readable(path: str) -> Iterator[None]:
 
 def _visible(name: str) -> bool:
     return not name.startswith(_HIDDEN)
-
-
-def _always(_: str) -> bool:
-    return True
 
 
 def _has_suffix(path: str, suffixes: tuple[str, ...] | None) -> bool:

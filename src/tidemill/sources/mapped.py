@@ -11,13 +11,13 @@ from contextlib import contextmanager
 import pyarrow as pa
 
 from tidemill.domain.plan import InputFile
-from tidemill.sources.pinned import readable
+from tidemill.sources.pinned import opened
 
 
 @contextmanager
 def mapped(file: InputFile) -> Iterator[memoryview]:
     """The file's bytes. Values that are handed on must not point into them: they change when the file does."""
-    with readable(file), open(file.path, "rb") as raw:
+    with opened(file) as raw:
         size = raw.seek(0, io.SEEK_END)
         # Not closed here: whatever still points into the map keeps it. An empty file has nothing to map.
         data = memoryview(mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) if size else b"")

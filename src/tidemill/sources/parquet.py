@@ -15,7 +15,7 @@ from tidemill.domain.errors import InputUnreadable
 from tidemill.domain.plan import Block, InputFile
 from tidemill.sources.blocks import COPY_AGAIN, MAX_BATCH_BYTES, BlockSource, OpenFile, Span, bounded_rows
 from tidemill.sources.compression import compression_of
-from tidemill.sources.pinned import check_pinned, readable
+from tidemill.sources.pinned import check_pinned, opened, path_of
 from tidemill.sources.text import option, refuse_unknown
 
 MAGIC = b"PAR1"
@@ -83,9 +83,8 @@ def _iterate(parquet: pq.ParquetFile, number: int, names: list[str], rows: int) 
 
 
 def _parquet_file(file: InputFile) -> pq.ParquetFile:
-    with readable(file):
-        with open(file.path, "rb") as raw:
-            head = raw.read(4)
+    with opened(file) as raw:
+        head = raw.read(4)
         remedy = COPY_AGAIN
         if head == ENCRYPTED_MAGIC:
             raise InputUnreadable(
@@ -98,7 +97,7 @@ def _parquet_file(file: InputFile) -> pq.ParquetFile:
                 f"{file.path} is not a Parquet file.", remedy="Name its format, or take it out of the input."
             )
         try:
-            return pq.ParquetFile(file.path, buffer_size=BUFFER_BYTES, page_checksum_verification=True)
+            return pq.ParquetFile(path_of(raw), buffer_size=BUFFER_BYTES, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as exc:
             if isinstance(exc, OSError) and exc.errno is not None:
                 raise

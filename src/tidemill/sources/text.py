@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -15,8 +16,8 @@ from tidemill.domain.errors import InputUnreadable, InvalidSpec
 from tidemill.domain.plan import Block, InputFile, Segment
 from tidemill.ports.source import FileFacts, Rows, Source, UnreadRow
 from tidemill.sources.cast import Caster, cast_feature
-from tidemill.sources.compression import DEFAULT_MAX_SPOOL_BYTES, plain_path
-from tidemill.sources.pinned import check_pinned, pinned, readable
+from tidemill.sources.compression import DEFAULT_MAX_SPOOL_BYTES, plain_text
+from tidemill.sources.pinned import check_pinned, pinned
 from tidemill.sources.records import CHUNK_BYTES, MAX_RECORD_BYTES, RAW_BYTES, Grammar, Piece, pieces
 
 BLOCK_BYTES = 64 << 20
@@ -96,8 +97,7 @@ class TextSource(Source):
 
     def examine(self, file: InputFile, *, infer: bool = False) -> FileFacts:
         check_pinned(file)
-        path = self._plain_path(file)
-        with readable(file), path.open("rb") as text:
+        with self._plain_text(file) as text:
             layout = self._layout(file, text)
             survey = self._survey(layout, infer)
             blocks = self._blocks(self._pieces(text, layout, layout.start, layout.stop), survey)
@@ -115,7 +115,7 @@ class TextSource(Source):
         return cast_feature(column, wanted, pa.array(list(self.null_values), pa.string()))
 
     def _read(self, segment: Segment, columns: Sequence[str], caster: Caster, batch_rows: int) -> Iterator[Rows]:
-        with readable(segment.file), self._plain_path(segment.file).open("rb") as text:
+        with self._plain_text(segment.file) as text:
             layout = self._layout(segment.file, text)
             self._require(segment.file, layout, columns)
             row = segment.block_row
@@ -134,8 +134,8 @@ class TextSource(Source):
                 remedy="Plan the job again.",
             )
 
-    def _plain_path(self, file: InputFile) -> Path:
-        return plain_path(file, self.spool, self.encoding, self.max_spool_bytes)
+    def _plain_text(self, file: InputFile) -> AbstractContextManager[IO[bytes]]:
+        return plain_text(file, self.spool, self.encoding, self.max_spool_bytes)
 
     def _pieces(self, text: IO[bytes], layout: Layout, start: int, stop: int) -> Iterator[Piece]:
         chunk_bytes = min(CHUNK_BYTES, self.block_bytes)

@@ -1,4 +1,7 @@
-"""What a long-running process says of itself: lines for people, or one JSON object a line."""
+"""What a long-running process says of itself: lines for people, or one JSON object a line.
+
+Whatever others chose (names, labels, errors) stays one line, steers no terminal, and holds no credential.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-QUIET = ("sqlalchemy", "uvicorn")
-"""Libraries whose lines below a warning are noise here."""
+from tidemill.domain.showing import one_line, redacted, visible
+
+QUIET = ("sqlalchemy", "uvicorn", "httpx2", "httpcore2")
+"""Libraries whose lines below a warning are noise here, or name URLs that hold keys."""
 
 
 class JsonLines(logging.Formatter):
@@ -19,11 +24,11 @@ class JsonLines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": redacted(record.getMessage()),
         }
         if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+            line["error"] = redacted(self.formatException(record.exc_info))
+        return one_line(json.dumps(line, ensure_ascii=False))
 
 
 class Lines(logging.Formatter):
@@ -32,8 +37,11 @@ class Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="seconds")
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        text = f"{at} {level}{record.getMessage()}"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        text = f"{at} {level}{one_line(redacted(record.getMessage()))}"
+        if not record.exc_info:
+            return text
+        trace = visible(redacted(self.formatException(record.exc_info)))
+        return "\n  ".join([text, *trace.split("\n")])
 
 
 def configure(*, as_json: bool, level: int = logging.INFO) -> None:

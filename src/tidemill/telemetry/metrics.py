@@ -18,6 +18,7 @@ from tidemill.domain.cost import UsageSum
 from tidemill.domain.job import LEASED, Job, JobState
 from tidemill.domain.receipt import Receipt
 from tidemill.domain.version import __version__
+from tidemill.domain.webhook import DeliveryState
 from tidemill.ports.observer import Observer
 from tidemill.ports.store import Store
 
@@ -25,6 +26,8 @@ SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
 STAGES = ("read", "model", "write")
 OUTCOMES = ("predicted", "rejected")
 DIRECTIONS = ("read", "written")
+ATTEMPTS = ("delivered", "failed", "given_up")
+"""What becomes of an attempt to deliver: failed ones are made again, given up ones are not."""
 LEFT = tuple(state for state in JobState if state not in LEASED)
 
 
@@ -62,6 +65,10 @@ class Metrics(Observer):
         self._lost = Counter(
             "tidemill_scorers_lost", "Scorers that died or were killed for hanging.", registry=self.registry
         )
+        self._attempts = Counter(
+            "tidemill_webhook_attempts", "Attempts of this process to deliver to webhooks, by what became of them.",
+            ["outcome"], registry=self.registry,
+        )  # fmt: skip
         self._name_every_label()
 
     def _name_every_label(self) -> None:
@@ -74,6 +81,8 @@ class Metrics(Observer):
             self._bytes.labels(direction)
         for stage in STAGES:
             self._seconds.labels(stage)
+        for outcome in ATTEMPTS:
+            self._attempts.labels(outcome)
 
     def job_started(self, job: Job, resumed_chunks: int) -> None:
         self._started.inc()
@@ -95,6 +104,10 @@ class Metrics(Observer):
 
     def job_ended(self, job: Job) -> None:
         self._ended.labels(job.state.value).inc()
+
+    def attempted(self, outcome: str) -> None:
+        """An attempt to deliver to a webhook came to this, one of `ATTEMPTS`."""
+        self._attempts.labels(outcome).inc()
 
 
 def render(context: HasStore, metrics: Metrics | None = None) -> tuple[bytes, str]:
@@ -134,6 +147,7 @@ class _StoreFigures(Collector):
             "tidemill_queue_oldest_seconds", "How long the oldest queued job waits; 0 if none does.",
             self._store.history.oldest_queued_seconds(),
         )  # fmt: skip
+        yield self._deliveries()
         yield from self._workers()
 
     def _jobs(self) -> Metric:
@@ -142,6 +156,13 @@ class _StoreFigures(Collector):
         for state in JobState:
             jobs.add_metric([state.value], counts.get(state, 0))
         return jobs
+
+    def _deliveries(self) -> Metric:
+        counts = self._store.outbox.counts_by_state()
+        return _gauges(
+            "tidemill_webhook_deliveries", "Deliveries to webhooks that are remembered, by state.", "state",
+            {state.value: counts.get(state, 0) for state in DeliveryState},
+        )  # fmt: skip
 
     def _workers(self) -> Iterator[Metric]:
         live = [worker.facts for worker in self._store.workers.list_live()]

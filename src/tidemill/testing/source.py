@@ -6,7 +6,7 @@ import os
 import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -204,6 +204,23 @@ class SourceContract(ABC):
             got += sum(item.planned for item in rows)
         assert caught.value.remedy
         assert got < ROWS
+
+    def test_a_link_that_came_after_the_plan_is_not_followed(self, file: InputFile, tmp_path: Path) -> None:
+        """Whoever may write beside an input must not make a job read what its owner may not."""
+        place, elsewhere = tmp_path / "place", tmp_path / "elsewhere"
+        place.mkdir()
+        path = place / os.path.basename(file.path)
+        os.rename(file.path, path)
+        planned = replace(pin(path), real_path=str(path))
+        source, late = (self.source_class(self.small_blocks, tmp_path / f"spool-{n}") for n in range(2))
+        part = segment(planned, source.examine(planned))
+        place.rename(elsewhere)
+        place.symlink_to(elsewhere)
+        with pytest.raises(InputChanged, match="leads to another file"):
+            late.examine(planned)
+        if not (tmp_path / "spool-0").exists():  # Else it reads the copy that it made when it was allowed to.
+            with pytest.raises(InputChanged, match="leads to another file"):
+                list(source.read(part, ["row"], self.types, 100))
 
     def test_a_missing_column_is_named(self, source: Source, file: InputFile) -> None:
         part = segment(file, source.examine(file))

@@ -11,12 +11,24 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tidemill.domain.access import Action, Principal
+from tidemill.domain.login import shown_owner
 from tidemill.service import keys
 from tidemill.service.context import Context
+from tidemill.ui import session
 from tidemill.ui.rendering import Templates
 
-Authenticate = Callable[[Request], Principal]
-"""Who sends this request. Raises NotAuthenticated, TooManyRequests."""
+
+class Door(Protocol):
+    """The API's own rule of who is let in."""
+
+    def authenticate(self, request: Request) -> Principal:
+        """Who sends this request. Raises NotAuthenticated, NotAllowed, TooManyRequests."""
+
+    def forget(self) -> None:
+        """A login was just ended here: ask the store again."""
+
+    def count_refusal(self, request: Request) -> None:
+        """Somebody could not be let in. Raises TooManyRequests if that happened too often."""
 
 
 class Ear(Protocol):
@@ -41,7 +53,7 @@ class Site:
     """What every page works with."""
 
     context: Context
-    authenticate: Authenticate
+    door: Door
     pulse: Pulse
     templates: Templates = field(default_factory=Templates)
 
@@ -67,13 +79,20 @@ class Visit:
             url = url.replace(scheme="https")
         return str(url).rstrip("/")
 
-    def owner_names(self) -> dict[str, str]:
-        """What to call those whose jobs these are: a key by its name, everybody else as they are stored."""
-        return {key.id: key.name for key in keys.list(self.context, self.who)}
+    def owner_names(self) -> Callable[[str], str]:
+        """What to call those whose jobs these are: a key by its name, everybody else by their own."""
+        names = {key.id: key.name for key in keys.list(self.context, self.who)}
+        return lambda owner: names.get(owner) or shown_owner(owner)
 
     def answer(self, template: str, **values: Any) -> Response:
         """A page, with what all pages show: who looks at it, and what they may do."""
-        return self.site.templates.answer(template, who=self.who, may_run=self.who.may(Action.RUN_JOBS), **values)
+        return self.site.templates.answer(
+            template,
+            who=self.who,
+            signed_in=session.COOKIE in self.request.cookies,
+            may_run=self.who.may(Action.RUN_JOBS),
+            **values,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

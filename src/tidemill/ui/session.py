@@ -1,7 +1,8 @@
-"""The API key of a browser, and requests that another site made it send."""
+"""The key or login of a browser, and requests that another site made it send."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
@@ -11,7 +12,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-COOKIE = "tidemill_key"
+from tidemill.domain.errors import NotAllowed
+
+COOKIE = "tidemill_session"
+"""An API key, or the token of a login."""
+_OWN = re.compile(r"/(?!/)[^\\\x00-\x20\x7f]{0,2000}")
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -27,17 +32,26 @@ def is_same_origin(headers: Mapping[str, str]) -> bool:
     return origin is not None and urlsplit(origin).netloc == headers.get("host")
 
 
-def remember(request: Request, response: Response, key: str) -> None:
-    """Let the browser send this key from now on, until it is closed; no script can read it."""
-    response.set_cookie(COOKIE, key, httponly=True, samesite="strict", secure=_speaks_https(request), path="/")
+def check_origin(request: Request) -> None:
+    """Raise NotAllowed for what no page of this service sent."""
+    if not is_same_origin(request.headers):
+        raise NotAllowed(
+            "This request did not come from a page of this service.",
+            remedy="Open the page here and try again; programs use the API. A proxy in between must pass on Host.",
+        )
+
+
+def remember(response: Response, key: str, *, secure: bool) -> None:
+    """Let the browser send this from now on, until it is closed; no script can read it. `secure`: only by https."""
+    response.set_cookie(COOKIE, key, httponly=True, samesite="strict", secure=secure, path="/")
 
 
 def forget(request: Request, response: Response) -> None:
     """Let the browser send no key any more."""
-    response.delete_cookie(COOKIE, httponly=True, samesite="strict", secure=_speaks_https(request), path="/")
+    response.delete_cookie(COOKIE, httponly=True, samesite="strict", secure=speaks_https(request), path="/")
 
 
-def _speaks_https(request: Request) -> bool:
+def speaks_https(request: Request) -> bool:
     """What the browser spoke, also to a proxy in between: it says so itself with every form it sends."""
     return request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")
 
@@ -70,6 +84,11 @@ def _with_header(scope: Scope, key: str) -> Scope:
     kept = [(name, value) for name, value in scope["headers"] if name != b"authorization"]
     sent = f"Bearer {key}".encode("latin-1", "replace")
     return {**scope, "headers": [*kept, (b"authorization", sent)]}
+
+
+def own_place(place: str) -> str:
+    """The place if it is an address within this site, else its first page: //evil.example would lead away."""
+    return place if _OWN.fullmatch(place) else "/"
 
 
 def _key_in(cookies: str) -> str | None:

@@ -6,6 +6,7 @@ Times are aware UTC, sizes bytes, durations seconds. Requests refuse unknown wor
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 Name = Annotated[str, Field(pattern=NAME)]
 ALIAS = r"^[A-Za-z][A-Za-z0-9._-]{0,99}$"
 """Of a model's version; "latest" is none, and what begins with a digit could be a number."""
+SECRET = r"^secret:[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 AliasName = Annotated[str, Field(pattern=ALIAS)]
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 """Not every store takes a zero byte."""
@@ -31,6 +33,14 @@ State = Literal[
     "failed",
     "cancelled",
 ]
+ResultFormat = Literal["parquet", "csv", "jsonl", "arrow"]
+RESULT_SUFFIXES: Mapping[str, str] = {
+    "parquet": ".parquet",
+    "csv": ".csv",
+    "jsonl": ".jsonl",
+    "arrow": ".arrow",
+}
+"""How the name of a downloaded result ends."""
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 
 
@@ -292,6 +302,8 @@ class AddModelVersion(Request):
     """A version from a path or URL that the service can reach."""
 
     source: Annotated[Text, Field(min_length=1)]
+    authorization: Annotated[str, Field(pattern=SECRET)] | None = None
+    """For a URL: the secret that is sent there, as `secret:NAME`."""
     flavor: Text | None = None
     aliases: Annotated[list[AliasName], Field(max_length=20)] = []
     environment: EnvironmentSpec | None = None
@@ -375,6 +387,23 @@ class NewKey(KeyOut):
 
 class KeyList(Response):
     items: list[KeyOut]
+
+
+class SessionOut(Response):
+    """A browser in which somebody logged in at the provider."""
+
+    id: str
+    name: str
+    tenant: str | None
+    role: RoleName | None
+    """By the login rules of now; None: none lets them in any more."""
+    vouched_by: str
+    created_at: datetime
+    expires_at: datetime
+
+
+class SessionList(Response):
+    items: list[SessionOut]
 
 
 class AuditOut(Response):

@@ -145,10 +145,10 @@ def client_of(
 
 
 @contextmanager
-def served(app: FastAPI) -> Iterator[str]:
-    """The app on a free port of this machine; its URL."""
+def served(app: FastAPI, port: int = 0) -> Iterator[str]:
+    """The app on a port of this machine, by default a free one; its URL."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=2))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", port)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         stop = time.monotonic() + 30

@@ -20,8 +20,10 @@ from tidemill.api.app import PREFIX, ROOT_ROUTERS, ROUTERS, create_app
 from tidemill.bootstrap.server import check_reach
 from tidemill.domain.access import NEEDS, Action, Principal, Role
 from tidemill.domain.errors import Refused
+from tidemill.domain.ids import new_id
 from tidemill.domain.job import Job
 from tidemill.service import schedules, uploads
+from tidemill.testing.store import new_webhook
 from tidemill.wire.schedules import AddSchedule
 
 GATES = [
@@ -89,6 +91,8 @@ BODIES = {
     "/api/v1/models/{name}/aliases/{alias}": {"version": 1},
     "/api/v1/models/{name}/limits": {"max_running": 1},
     "/api/v1/keys": {"name": "x"},
+    "/api/v1/webhooks": {"url": "https://203.0.113.9/hook"},
+    "/api/v1/webhooks/{webhook_id}": {"enabled": False},
     "/api/v1/schedules": {
         "name": "x",
         "spec": {"model": f"{SECRET}@1", "input": {"path": ["/x"]}},
@@ -107,7 +111,7 @@ TUS = {
 
 
 def things_of(house: House, tenant: str) -> Things:
-    """A finished job with rejected rows, a model, an upload, a key, a schedule and a series."""
+    """A finished job with rejected rows, a model, an upload, a key, a webhook, a schedule and a series."""
     house.model(SECRET, tenant, alias="champion")
     who, _ = house.key(Role.ADMIN, tenant)
     labels = {"a": SECRET}
@@ -117,6 +121,9 @@ def things_of(house: House, tenant: str) -> Things:
     receiving.write(b"a")
     sent = receiving.finish()
     receiving.close()
+    hook = new_webhook(new_id("whk"), tenant=tenant, url=f"https://{SECRET}.example/{SECRET}")
+    assert house.context.store.webhooks.add(hook, most=100)
+    told = house.context.store.outbox.ping(hook.id)
     wanted = {
         "name": SECRET,
         "spec": {"model": f"{SECRET}@1", "input": {"path": [sent.input]}},
@@ -124,10 +131,19 @@ def things_of(house: House, tenant: str) -> Things:
     }
     schedules.add(house.context, who, AddSchedule.model_validate(wanted))
     words = {
-        "name": SECRET, "version": "1", "alias": "champion", "key_id": who.key_id or "", "upload": sent.id,
-        "schedule": SECRET, "series": SECRET,
-    }  # fmt: skip
-    return Things(job, {**words, "job_id": job.id})
+        "name": SECRET,
+        "version": "1",
+        "alias": "champion",
+        "key_id": who.id or "",
+        "upload": sent.id,
+        "session_id": "session_0123456789abcdef",
+        "webhook_id": hook.id,
+        "delivery_id": told.id,
+        "schedule": SECRET,
+        "series": SECRET,
+        "job_id": job.id,
+    }
+    return Things(job, words)
 
 
 @pytest.fixture
@@ -137,7 +153,7 @@ def theirs(house: House) -> Things:
 
 def ask(client: TestClient, method: str, path: str, things: Things) -> tuple[int, str, str]:
     query = {"customer": "1"} if path.endswith("/lookup") else {}
-    content = BODIES.get(path) if method in ("POST", "PUT") else None
+    content = BODIES.get(path) if method in ("POST", "PUT", "PATCH") else None
     headers = TUS if path.startswith("/api/v1/tus") else {}
     answer = client.request(method, things.path(path), params=query, json=content, headers=headers)
     return answer.status_code, answer.text, answer.headers.get("content-type", "")
@@ -181,13 +197,15 @@ def test_another_tenants_key_sees_nothing_of_it(house: House, theirs: Things) ->
             if method == "GET" and path in ("/api/v1/jobs", "/api/v1/models", "/api/v1/uploads", "/api/v1/audit"):
                 assert json.loads(text) == {"items": [], "next": None}, where
         (mine,) = client.get("/api/v1/keys", params={}).json()["items"][:1]
-        assert mine["id"] == who.key_id
+        assert mine["id"] == who.id
     assert house.again(theirs.job) == before
     assert house.context.store.models.get("red", SECRET, "champion").version == 1
     assert uploads.get(house.context, Principal(name="x", tenant="red"), theirs.words["upload"]).size_bytes == 1
     key = house.context.store.keys.find(theirs.words["key_id"])
     assert key is not None
     assert key[0].revoked_at is None
+    hook = house.context.store.webhooks.get(theirs.words["webhook_id"])
+    assert (hook.enabled, hook.generation) == (True, 1)
 
 
 def test_their_own_key_sees_it(house: House, theirs: Things) -> None:
@@ -218,7 +236,7 @@ def test_a_role_reaches_as_far_as_the_table_says(house: House, role: Role) -> No
     assert house.again(things.job) == things.job
 
 
-ADMINS_ONLY = ("/trust", "/keys", "/audit")
+ADMINS_ONLY = ("/trust", "/keys", "/sessions", "/audit")
 
 
 @pytest.mark.parametrize("role", [Role.VIEWER, Role.OPERATOR])
@@ -251,7 +269,7 @@ def test_a_revoked_key_is_out_at_once(house: House) -> None:
     with client_of(house, key=admin) as client:
         auth = {"Authorization": f"Bearer {key}"}
         assert client.get("/api/v1/jobs", headers=auth).status_code == 200
-        assert client.post(f"/api/v1/keys/{who.key_id}/revoke").json()["revoked_at"]
+        assert client.post(f"/api/v1/keys/{who.id}/revoke").json()["revoked_at"]
         assert client.get("/api/v1/jobs", headers=auth).status_code == 401
 
 

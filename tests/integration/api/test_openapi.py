@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import schemathesis
 from schemathesis import AuthContext, Case, SerializationContext
+from schemathesis.checks import CHECKS
 from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import Status, StopReason, events, from_schema
 
@@ -42,6 +43,14 @@ CONFIG = {
             "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "401", "403", "404", "409", "422"]}},
         }
         for name in ("send_model_version", "add_model_version", "trust_model_version", "send_upload", "preview_upload")
+    ]
+    + [
+        {
+            # Which text is a URL, what its host resolves to and whether that may be reached, no schema describes.
+            "include-operation-id": name,
+            "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "401", "403", "404", "409", "422"]}},
+        }
+        for name in ("add_webhook", "change_webhook")
     ]
     + [
         {
@@ -126,6 +135,7 @@ def test_the_service_keeps_to_the_document(house: House) -> None:
     _, key = house.key(Role.ADMIN)
     statuses: dict[str, Counter[int]] = {}
     wrong: set[str] = set()
+    checked: set[str] = set()
     with served(create_app(house.context)) as url:
         document = schemathesis.openapi.from_url(
             f"{url}/api/v1/openapi.json",
@@ -136,6 +146,7 @@ def test_the_service_keeps_to_the_document(house: House) -> None:
         for event in from_schema(document).execute():
             if isinstance(event, events.ScenarioFinished):
                 wrong |= set(_faults(event))
+                checked |= {check.name for checks in event.recorder.checks.values() for check in checks}
                 _count(event, statuses)
             elif isinstance(event, events.NonFatalError):
                 wrong.add(f"{event.label}: {event.value!r}")
@@ -144,6 +155,7 @@ def test_the_service_keeps_to_the_document(house: House) -> None:
             elif isinstance(event, events.EngineFinished):
                 assert event.stop_reason is StopReason.COMPLETED
     assert not wrong, "\n\n".join(sorted(wrong))
+    assert set(CHECKS.get_all_names()) - checked == set(), "a check is turned off"
     tested = {label for label, seen in statuses.items() if seen}
     assert {f"{method} {path}" for method, path in OPERATIONS} - tested == set()
     # It did get in, and not only to be turned away.

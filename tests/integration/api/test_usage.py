@@ -65,10 +65,10 @@ def test_a_key_sees_its_own_tenants_usage(house: House) -> None:
     work(house, boss, cpu_seconds=3.0)
     with client_of(house, key=key) as client:
         told = client.get(USAGE, params={"by": "key"}).json()["items"]
-    assert [(each["of"], each["usage"]["cpu_seconds"]) for each in told] == [(two.key_id, 2.0), (one.key_id, 1.0)]
+    assert [(each["of"], each["usage"]["cpu_seconds"]) for each in told] == [(two.id, 2.0), (one.id, 1.0)]
     with client_of(house, key=red_key) as client:
         told = client.get(USAGE, params={"by": "key"}).json()["items"]
-    assert [(each["of"], each["usage"]["cpu_seconds"]) for each in told] == [(boss.key_id, 3.0)]
+    assert [(each["of"], each["usage"]["cpu_seconds"]) for each in told] == [(boss.id, 3.0)]
 
 
 def test_usage_since_a_moment(house: House, client: TestClient) -> None:

@@ -121,4 +121,4 @@ def person(tenant: str) -> Principal:
 @pytest.fixture
 def key(tenant: str) -> Callable[[Role], Principal]:
     """Somebody with a key of that role."""
-    return lambda role: Principal(name=f"a {role.value}", tenant=tenant, role=role, key_id=f"key_{tenant}")
+    return lambda role: Principal(name=f"a {role.value}", tenant=tenant, role=role, id=f"key_{tenant}")

@@ -25,7 +25,7 @@ MODEL = f"{Path(__file__).with_name('flagged.py')}:Flagged"
 ROWS = 1_000
 BAD = [n for n in range(ROWS) if n % 27 == 13]
 HERE = Principal(name="local")
-STRANGER = Principal(name="stranger", tenant="elsewhere", key_id="tm_stranger")
+STRANGER = Principal(name="stranger", tenant="elsewhere", id="key_stranger")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -242,7 +242,7 @@ def test_what_is_added(house: Timed) -> None:
     who, _ = house.key()
     added, is_new = schedules.add(house.context, who, wanted(house), idempotency_key="k")
     assert is_new and added.next_due is not None
-    assert (added.tenant, added.key_id, added.created_by) == (who.tenant, who.key_id, who.name)
+    assert (added.tenant, added.key_id, added.created_by) == (who.tenant, who.id, who.name)
     assert schedules.add(house.context, who, wanted(house), idempotency_key="k") == (added, False)
     with pytest.raises(KeyReused):
         schedules.add(house.context, who, wanted(house, paused=True), idempotency_key="k")
@@ -279,15 +279,15 @@ def test_what_is_refused_when_it_is_added(
 
 def test_a_schedule_has_the_rights_of_its_key(house: Timed) -> None:
     who, _ = house.key()
-    schedule = house.schedule(trigger=every(600), key_id=who.key_id, created_by=who.name)
+    schedule = house.schedule(trigger=every(600), key_id=who.id, created_by=who.name)
     house.tick(after=10 * MINUTE)
-    assert house.job(house.firings(schedule)[0]).owner == who.key_id
+    assert house.job(house.firings(schedule)[0]).owner == who.id
     house.end_jobs(schedule)
-    keys.revoke(house.context, house.here, str(who.key_id))
+    keys.revoke(house.context, house.here, str(who.id))
     house.tick(after=10 * MINUTE)
     refused = house.firings(schedule)[1]
     assert (refused.state, refused.reason and refused.reason["code"]) == (REFUSED, NotAllowed.code)
-    assert str(who.key_id) in refused.message and "revoked" in refused.message
+    assert str(who.id) in refused.message and "revoked" in refused.message
     assert refused.reason and "Remove the schedule" in refused.reason["remedy"]
     viewer, _ = house.key(Role.VIEWER)
     house.schedule("viewed", trigger=every(600), key_id=viewer.key_id, created_by=viewer.name)

@@ -51,7 +51,7 @@ def app(context: Context) -> Iterator[FastAPI]:
         return access.authenticate(request).name
 
     app.state.pulse = Pulse(context.store)
-    ui.mount(app, context, access.authenticate, app.state.pulse)
+    ui.mount(app, context, access, app.state.pulse)
     yield app
     app.state.pulse.close()
 

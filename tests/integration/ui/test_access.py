@@ -64,7 +64,7 @@ def test_a_wrong_key_opens_nothing(browser: TestClient, key_of: KeyOf, key: str)
     assert "set-cookie" not in answer.headers
 
 
-@pytest.mark.parametrize("place", ["//evil.example", "https://evil.example", "/\\evil.example", ""])
+@pytest.mark.parametrize("place", ["//evil.example", "https://evil.example", "/\\evil.example", "\t//evil.example", ""])
 def test_signing_in_never_leads_away(browser: TestClient, key_of: KeyOf, place: str) -> None:
     answer = browser.post("/login", data={"key": key_of("alice"), "place": place}, headers=SAME_ORIGIN)
     assert (answer.status_code, answer.headers["location"]) == (303, "/")

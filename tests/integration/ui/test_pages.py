@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,9 +17,12 @@ from tests.integration.ui.made import EVIL, Jobs
 from tidemill import ui
 from tidemill.api import pulse
 from tidemill.api.app import create_app
+from tidemill.domain.access import Role
 from tidemill.domain.job import JobState, Want
+from tidemill.domain.webhook import JOB_EVENTS
 from tidemill.service import results
 from tidemill.service.context import Context
+from tidemill.testing.store.factories import KEY_ID, new_webhook
 from tidemill.ui.pages import PAGES
 from tidemill.ui.pages import jobs as jobs_page
 from tidemill.ui.pages.jobs import JOBS_ON_A_PAGE
@@ -288,3 +291,21 @@ def test_says_why_a_result_is_not_there(browser: TestClient, full: dict[JobState
     page = get(browser, f"/jobs/{full[JobState.SUCCEEDED]}")
     assert "is not kept any more" in page.words
     assert not [link for link in page.links() if "/result/" in link]
+
+
+def test_a_job_shows_who_was_told_to_whoever_makes_webhooks(
+    browser: TestClient, context: Context, jobs: Jobs, key_of: Callable[..., str]
+) -> None:
+    """What a receiver answered is text like any other."""
+    hook = new_webhook("whk_0000000000000007", events=JOB_EVENTS)
+    assert context.store.webhooks.add(hook, most=1)
+    job_id = jobs.add(1, JobState.SUCCEEDED)
+    (first,) = context.store.outbox.claim_due(KEY_ID, limit=1, each=1, lease_seconds=60)
+    context.store.outbox.failed_if_current(first, f"It answered 500. {EVIL}", status=500, retry_seconds=None)
+    words = get(browser, f"/jobs/{job_id}").words
+    assert f"{hook.id}job.succeededwaiting0" in words
+    assert f"{hook.id}job.startedgiven up1It answered 500. {EVIL}" in words
+    for role, sees in ((Role.VIEWER, False), (Role.OPERATOR, True)):
+        answer = browser.get(f"/jobs/{job_id}", headers={"Authorization": f"Bearer {key_of(role.value, role=role)}"})
+        assert answer.status_code == 200
+        assert (hook.id in answer.text) == sees

@@ -98,6 +98,7 @@ def add_model_version(
         who,
         name,
         request.source,
+        authorization=request.authorization,
         flavor=request.flavor,
         aliases=request.aliases,
         environment=None if environment is None else Environment(**environment.model_dump()),

@@ -19,12 +19,12 @@ from tidemill.domain.access import Action, Principal
 from tidemill.domain.errors import InvalidSpec
 from tidemill.service import results
 from tidemill.service.context import Context
-from tidemill.service.results import Form, Kind
-from tidemill.wire.api import ResultInfo, Rows
+from tidemill.service.results import Kind
+from tidemill.wire.api import ResultFormat, ResultInfo, Rows
 
 router = door("/jobs", "results")
 
-MEDIA_TYPES: dict[Form, str] = {
+MEDIA_TYPES: dict[ResultFormat, str] = {
     "parquet": "application/vnd.apache.parquet",
     "csv": "text/csv; charset=utf-8",
     "jsonl": "application/jsonl",
@@ -59,7 +59,7 @@ WHERE: dict[str, Any] = {
 }
 
 Union = Annotated[bool, Query(description="With the rows that retries of the job have added.")]
-Format = Annotated[Form | None, Query(description="By default that of the job's output.")]
+Format = Annotated[ResultFormat | None, Query(description="By default that of the job's output.")]
 
 
 @router.get("/{job_id}/result", responses=problems(404, 409))
@@ -124,7 +124,7 @@ for _path, _endpoint in (("download", download_result), ("rejected", download_re
 
 
 async def _file(
-    request: Request, context: Context, who: Principal, job_id: str, form: Form | None, kind: Kind, union: bool
+    request: Request, context: Context, who: Principal, job_id: str, form: ResultFormat | None, kind: Kind, union: bool
 ) -> Response:
     def export() -> results.Download:
         return results.export(context, who, job_id, form, kind, union=union)

@@ -16,6 +16,7 @@ from tidemill.bootstrap.wiring import opened
 from tidemill.cli.output import EXIT_DONE, EXIT_FAILED, bytes_text, data, print_json
 from tidemill.config import Settings, config_files, usable_memory_bytes
 from tidemill.domain.errors import TidemillError
+from tidemill.domain.showing import redacted
 
 LIBRARIES = (
     "pyarrow",
@@ -67,7 +68,7 @@ def _setting_lines(settings: Settings) -> list[tuple[str, str]]:
     for name in type(settings).model_fields:
         origin = "environment" if f"TIDEMILL_{name.upper()}" in os.environ else ""
         origin = origin or ("settings file" if name in settings.model_fields_set else "default")
-        lines.append((f"setting {name}", f"{getattr(settings, name)} ({origin})"))
+        lines.append((f"setting {name}", f"{redacted(str(getattr(settings, name)))} ({origin})"))
     return lines
 
 

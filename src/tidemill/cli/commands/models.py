@@ -36,6 +36,10 @@ def add(
     alias: Annotated[
         list[str] | None, typer.Option(help="An alias to point at the new version; may be repeated.")
     ] = None,
+    authorization: Annotated[
+        str | None,
+        typer.Option(metavar="secret:NAME", help="For a URL: the secret that is sent there to be let in."),
+    ] = None,
     environment: Annotated[
         Path | None, typer.Option(help="A requirements file: its scorers run in an environment made from it.")
     ] = None,
@@ -53,6 +57,7 @@ def add(
     """
     words = {
         "source": source,
+        "authorization": authorization,
         "flavor": flavor,
         "aliases": alias or [],
         "environment": _environment(environment, python),

@@ -16,10 +16,13 @@ from tidemill.cli.output import print_line
 from tidemill.config import Settings
 from tidemill.service.context import Context
 from tidemill.service.scheduler import Scheduler
+from tidemill.service.sender import Sender
 from tidemill.service.work import Pool
 from tidemill.telemetry import logs
 from tidemill.telemetry.metrics import Metrics
 
+LEAVE_SECONDS = 5.0
+"""How long the sender of webhooks may take to end."""
 HAND_OVER_SECONDS = 5.0
 """After chunks in flight had their time, so long may handing over the jobs take."""
 
@@ -49,8 +52,10 @@ def _serve(context: Context, settings: Settings, *, with_jobs: bool, scheduler: 
     metrics = Metrics()
     app = create_app(context, max_body_bytes=settings.max_body_bytes, metrics=metrics)
     pools: list[Pool] = []
+    sender = Sender(context, told=metrics.attempted)
 
     def ready(url: str) -> None:
+        sender.start()
         if with_jobs:
             pools.append(start_pool(context, settings, [metrics]))
         if scheduler is not None:
@@ -65,7 +70,7 @@ def _serve(context: Context, settings: Settings, *, with_jobs: bool, scheduler: 
                 port=settings.port,
                 grace_seconds=settings.drain_seconds,
                 ready=ready,
-                leaving=_leaving(app, pools, settings.drain_seconds),
+                leaving=_leaving(app, pools, sender, settings.drain_seconds),
             ),
         )
     finally:
@@ -74,15 +79,19 @@ def _serve(context: Context, settings: Settings, *, with_jobs: bool, scheduler: 
         for pool in pools:
             pool.stop()
             pool.join(HAND_OVER_SECONDS)
+        sender.stop()
+        sender.join(LEAVE_SECONDS)
 
 
-def _leaving(app: FastAPI, pools: list[Pool], drain_seconds: float) -> Callable[[], None]:
+def _leaving(app: FastAPI, pools: list[Pool], sender: Sender, drain_seconds: float) -> Callable[[], None]:
     def leave() -> None:
         app.state.draining = True
         for pool in pools:
             pool.drain()
         for pool in pools:
             pool.join(drain_seconds + HAND_OVER_SECONDS)
+        # Last, so that it tells of jobs that ended while the pool did.
+        sender.stop()
         # Streams end before requests are waited for; until here they tell how the jobs are handed over.
         app.state.pulse.close()
 

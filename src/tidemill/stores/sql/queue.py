@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from tidemill.domain.admission import Needs, choose
-from tidemill.domain.errors import CountsDiffer, InvalidSpec, KeyReused, NotFound, Refused
+from tidemill.domain.errors import CountsDiffer, KeyReused, NotFound, Refused
 from tidemill.domain.job import (
     ENDED,
     FINISHED,
@@ -43,7 +43,7 @@ from tidemill.domain.receipt import Usage
 from tidemill.ports.store import EVERY_JOB, JobQueue, WorkerStore
 from tidemill.stores.sql.database import Database, insert_rows
 from tidemill.stores.sql.line import read_line
-from tidemill.stores.sql.rows import job_of, no_such_job, read_job, read_jobs
+from tidemill.stores.sql.rows import check_labels, job_of, no_such_job, read_job, read_jobs
 from tidemill.stores.sql.series import hold, record_files
 from tidemill.stores.sql.tables import documents, held_by, idempotency, jobs
 
@@ -259,7 +259,7 @@ class SqlQueue(JobQueue):
     def set_labels(self, job_id: str, labels: dict[str, str]) -> None:
         """Raises NotFound."""
         with self._database.write() as connection:
-            _check_labels(labels)
+            check_labels(labels)
             labelled = update(jobs).where(jobs.c.id == job_id).values(labels=labels).returning(jobs.c.id)
             if connection.execute(labelled).first() is None:
                 raise no_such_job(job_id)
@@ -438,7 +438,7 @@ _NO_USAGE = {field: getattr(Usage(), field) for field in Usage.__dataclass_field
 
 def _columns_of(job: NewJob) -> dict[str, Any]:
     labels = job.spec.get("labels") or {}
-    _check_labels(labels)
+    check_labels(labels)
     pin = job.model
     return {
         "id": job.id,
@@ -465,13 +465,6 @@ def _columns_of(job: NewJob) -> dict[str, Any]:
         "parent_id": job.parent_id,
         "managed": job.managed,
     }
-
-
-def _check_labels(labels: dict[str, str]) -> None:
-    """Labels are searched in the database, and one of them that it cannot read would break every search."""
-    for text in [*labels, *labels.values()]:
-        if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise InvalidSpec(f"The label {text!r} is no text.", remedy="Use valid Unicode without NUL.")
 
 
 def _states_before(state: JobState) -> list[str]:

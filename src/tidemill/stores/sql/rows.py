@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, and_, bindparam, select
 
 from tidemill.domain.admission import Needs
-from tidemill.domain.errors import NotFound
+from tidemill.domain.errors import InvalidSpec, NotFound
 from tidemill.domain.job import Counts, Job, JobState, Want
 from tidemill.domain.model import Pin
 from tidemill.stores.sql.tables import documents, jobs
@@ -97,3 +97,10 @@ def job_of(row: Mapping[Any, Any]) -> Job:
         parent_id=row["parent_id"],
         managed=row["managed"],
     )
+
+
+def check_labels(labels: dict[str, str]) -> None:
+    """Labels are searched in the database, and one of them that it cannot read would break every search."""
+    for text in [*labels, *labels.values()]:
+        if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise InvalidSpec(f"The label {text!r} is no text.", remedy="Use valid Unicode without NUL.")

@@ -20,10 +20,13 @@ from tidemill.stores.sql.history import SqlHistory
 from tidemill.stores.sql.keys import SqlKeys
 from tidemill.stores.sql.ledger import SqlLedger
 from tidemill.stores.sql.models import SqlModels
+from tidemill.stores.sql.outbox import SqlOutbox
 from tidemill.stores.sql.queue import SqlQueue
 from tidemill.stores.sql.schedules import SqlFirings, SqlSchedules
 from tidemill.stores.sql.series import SqlSeries
+from tidemill.stores.sql.sessions import SqlSessions
 from tidemill.stores.sql.trust import SqlTrust
+from tidemill.stores.sql.webhooks import SqlWebhooks
 from tidemill.stores.sql.workers import LockFiles, SqlWorkers
 
 DATABASE_NAME = "tidemill.db"
@@ -59,7 +62,10 @@ class SqlStore(Store):
         self.trust = SqlTrust(database)
         self.models = SqlModels(database)
         self.keys = SqlKeys(database)
+        self.sessions = SqlSessions(database)
         self.audit = SqlAudit(database)
+        self.webhooks = SqlWebhooks(database)
+        self.outbox = SqlOutbox(database)
         self.schedules = SqlSchedules(database)
         self.firings = SqlFirings(database)
 

@@ -177,6 +177,18 @@ scored_files = Table(
     Column("mtime_ns", BigInteger, nullable=False),
 )
 
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("secret_sha256", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("groups", JSON, nullable=False),
+    Column("vouched_by", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+)
+
 audit = Table(
     "audit",
     metadata,
@@ -205,6 +217,45 @@ workers = Table(
     Column("draining", Boolean, nullable=False),
     Column("started_at_ms", BigInteger, nullable=False),
     Column("seen_at_ms", BigInteger, nullable=False),
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("events", _Json, nullable=False),
+    Column("job_name", Text),
+    Column("labels", _Json, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("disabled_reason", Text),
+    Column("key_id", Text, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("previous_until_ms", BigInteger),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("created_by", Text, nullable=False),
+)
+
+# A trigger on events fills it, so no change of a job's state can forget to.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("number", BigInteger, primary_key=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("webhook_id", Text, nullable=False),
+    Column("job_id", Text),
+    Column("type", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("facts", _Json, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("attempts", BigInteger, nullable=False),
+    Column("next_at_ms", BigInteger),
+    Column("token", Text),
+    Column("tried_at_ms", BigInteger),
+    Column("status", BigInteger),
+    Column("problem", Text),
 )
 
 schedules = Table(

@@ -27,6 +27,7 @@ from tidemill.testing.store.factories import (
     new_receipt,
     new_schedule,
     new_version,
+    new_webhook,
 )
 from tidemill.testing.store.handle import HandleSuite
 from tidemill.testing.store.history import HistorySuite
@@ -34,10 +35,13 @@ from tidemill.testing.store.keys import KeysSuite
 from tidemill.testing.store.leases import LeasesSuite
 from tidemill.testing.store.ledger import LedgerSuite
 from tidemill.testing.store.models import ModelsSuite
+from tidemill.testing.store.outbox import OutboxSuite
 from tidemill.testing.store.schedules import SchedulesSuite
 from tidemill.testing.store.series import SeriesSuite
+from tidemill.testing.store.sessions import SessionsSuite
 from tidemill.testing.store.submitting import SubmittingSuite
 from tidemill.testing.store.suite import claim_next
+from tidemill.testing.store.webhooks import WebhooksSuite
 from tidemill.testing.store.wishes import WishesSuite
 from tidemill.testing.store.workers import LockedWorkersSuite, WorkersSuite
 
@@ -57,6 +61,7 @@ __all__ = [
     "new_receipt",
     "new_schedule",
     "new_version",
+    "new_webhook",
 ]
 
 
@@ -72,6 +77,9 @@ class StoreContract(
     HistorySuite,
     ModelsSuite,
     KeysSuite,
+    WebhooksSuite,
+    OutboxSuite,
+    SessionsSuite,
     SchedulesSuite,
     HandleSuite,
 ):

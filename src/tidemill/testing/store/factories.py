@@ -15,6 +15,7 @@ from tidemill.domain.plan import PlanSummary
 from tidemill.domain.receipt import Part, Receipt, Rejection, Usage
 from tidemill.domain.schedule import Cron, Firing, FiringState, Origin, Schedule
 from tidemill.domain.signature import Field, ModelInfo
+from tidemill.domain.webhook import Webhook
 
 ROWS = 10
 """Rows of each chunk that `new_plan` plans."""
@@ -25,6 +26,8 @@ LONG = {"lease_seconds": 60.0, "heartbeat_seconds": 1.0}
 """Times of leases that do not."""
 HOST = Needs(cpus=64, memory_bytes=2**40, gpus=8)
 """A host on which every job of these tests fits."""
+KEY_ID = "0123456789abcdef"
+"""Of the signing key of webhooks."""
 MANIFEST: dict[str, Any] = {"files": [{"name": "part-00000.parquet", "rows": 10}], "counts": {"total": 10}}
 JOURNAL: dict[str, Any] = {"output": "/data/scores", "inode": 7}
 ERROR = InputChanged("a.parquet changed.", remedy="Run it again.").to_json()
@@ -131,6 +134,19 @@ def new_key(key_id: str, **changes: Any) -> ApiKey:
         created_at=datetime(2026, 5, 4, 3, 2, 1, 987_000, UTC),
     )
     return replace(key, **changes)
+
+
+def new_webhook(webhook_id: str, **changes: Any) -> Webhook:
+    """A webhook to add."""
+    hook = Webhook(
+        id=webhook_id,
+        tenant="default",
+        url="https://receiver.example/hook",
+        key_id=KEY_ID,
+        created_at=datetime(2026, 5, 4, 3, 2, 1, 987_000, UTC),
+        created_by="ada",
+    )
+    return replace(hook, **changes)
 
 
 def new_schedule(name: str = "nightly", **changes: Any) -> Schedule:

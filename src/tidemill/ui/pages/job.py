@@ -8,9 +8,10 @@ from typing import Any
 
 from starlette.responses import Response
 
+from tidemill.domain.access import Action
 from tidemill.domain.errors import TidemillError
 from tidemill.domain.job import ENDED, FINISHED, LEASED, JobState
-from tidemill.service import control, joblog, results, status
+from tidemill.service import control, joblog, results, status, webhooks
 from tidemill.ui.page import Page, Visit
 from tidemill.ui.pages.actions import buttons_of
 from tidemill.ui.rendering import HEADERS, STATE_WORDS
@@ -73,7 +74,7 @@ def _values(visit: Visit) -> dict[str, Any]:
     now = datetime.now(UTC)
     return {
         "job": seen,
-        "owner": visit.owner_names().get(seen.owner, seen.owner),
+        "owner": visit.owner_names()(seen.owner),
         "pace": _pace(job.state),
         "moving": job.state in LEASED or job.state is JobState.QUEUED,
         "finished": job.state in FINISHED,
@@ -81,6 +82,7 @@ def _values(visit: Visit) -> dict[str, Any]:
         "steps": _steps(seen, now),
         "took": _took(seen),
         "downloads": _downloads(visit, job.id) if job.state in FINISHED else None,
+        "told": webhooks.of_job(visit.context, job) if visit.who.may(Action.MANAGE_WEBHOOKS) else [],
         "log": joblog.tail(visit.context, visit.who, job.id, LOG_LINES),
         "spec": JobSpec.model_validate(seen.spec).model_dump(mode="json", exclude_defaults=True),
         "base_url": visit.base_url,

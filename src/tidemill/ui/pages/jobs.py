@@ -116,9 +116,7 @@ def _rows(visit: Visit, jobs: Sequence[Job]) -> list[Row]:
     now = datetime.now(UTC)
     summaries = status.summary(visit.context, jobs)
     names = visit.owner_names()
-    return [
-        _row(job, summary, names.get(job.owner, job.owner), now) for job, summary in zip(jobs, summaries, strict=True)
-    ]
+    return [_row(job, summary, names(job.owner), now) for job, summary in zip(jobs, summaries, strict=True)]
 
 
 def _row(job: Job, summary: JobSummary, owner: str, now: datetime) -> Row:

@@ -82,3 +82,15 @@ def test_honest_report_is_accepted(tmp_path: Path) -> None:
     assert pytest_in(tmp_path, "--junitxml=junit.xml", ci=False).returncode == 0
     done = no_skips(tmp_path)
     assert (done.returncode, done.stdout) == (0, "no_skips: 2 tests in the report, 2 collected, 0 complaints\n")
+
+
+def test_tests_of_a_group_share_a_process(tmp_path: Path) -> None:
+    """Their fixtures may take minutes; whether xdist keeps them together depends on how pytest names tests."""
+    (tmp_path / "test_it.py").write_text(
+        "import os, pytest\n"
+        "@pytest.mark.xdist_group('one')\n"
+        "@pytest.mark.parametrize('number', range(6))\n"
+        "def test_a(number): open('processes', 'a').write(f'{os.getpid()}\\n')\n"
+    )
+    assert pytest_in(tmp_path, "-n", "2", "--dist", "loadgroup", ci=True).returncode == 0
+    assert len(set((tmp_path / "processes").read_text().split())) == 1
