@@ -15,9 +15,11 @@ from tests.integration.api.house import House, client_of, opened_house, served
 from tests.integration.series.lake import MODEL, Lake
 from tidemill.api.app import create_app
 from tidemill.cli.main import app
-from tidemill.domain.errors import InvalidSpec, NotFound
+from tidemill.domain.errors import InvalidSpec, NotAllowed, NotFound
 from tidemill.domain.job import JobState
 from tidemill.domain.plan import InputFile
+from tidemill.service import series
+from tidemill.wire.spec import JobSpec
 
 
 @pytest.fixture
@@ -114,3 +116,17 @@ def _run(*words: str, shows: Sequence[str] = (), fails: Sequence[str] = ()) -> s
     said = " ".join(f"{done.output} {done.exception}".split())
     assert [word for word in (*shows, *fails) if word not in said] == [], said
     return done.stdout
+
+
+def test_a_look_keeps_to_what_a_key_may_read(tmp_path: Path) -> None:
+    with opened_house(tmp_path, data_roots=[tmp_path / "data"]) as house:
+        house.model(alias="champion")
+        who, _ = house.key()
+        (tmp_path / "secret.parquet").write_bytes(b"PAR1")
+        (house.input.parent / "link.parquet").symlink_to(tmp_path / "secret.parquet")
+        words = {"path": [str(house.input.parent)], "series": "mine"}
+        spec = JobSpec.model_validate({"model": "churn@champion", "input": words})
+        with pytest.raises(NotAllowed):
+            series.find_new(house.context, who, spec)
+        (house.input.parent / "link.parquet").unlink()
+        assert series.find_new(house.context, who, spec).files == 1
