@@ -36,6 +36,7 @@ from tidemill.service import (
     resumable,
     schedules,
     sender,
+    series,
     status,
     submission,
     trials,
@@ -73,6 +74,7 @@ from tidemill.wire.schedules import (
     FiringOut,
     ScheduleOut,
 )
+from tidemill.wire.series import ScoredFile, SeriesOut
 from tidemill.wire.spec import JobSpec
 from tidemill.wire.webhooks import AddWebhook, ChangeWebhook, DeliveryOut, NewWebhook, WebhookOut
 
@@ -287,6 +289,18 @@ class LocalBackend:
 
     def schedules_remove(self, schedule: str) -> None:
         schedules.remove(self._context, self._who, schedule)
+
+    def series_list(self, *, limit: int) -> list[SeriesOut]:
+        return series.list_series(self._context, self._who, limit=limit).items
+
+    def series_show(self, name: str) -> SeriesOut:
+        return series.describe(series.get(self._context, self._who, name))
+
+    def series_files(self, name: str, path: str, *, limit: int) -> list[ScoredFile]:
+        return series.list_files(self._context, self._who, name, below=path, limit=limit).items[:limit]
+
+    def series_forget(self, name: str, path: str) -> int:
+        return series.forget(self._context, self._who, name, below=path)
 
     def keys_add(self, request: AddKey) -> NewKey:
         key, text = keys.add(self._context, self._who, request)

@@ -54,6 +54,7 @@ def read_result(request: Mapping[str, Any], progress: Progress) -> dict[str, Any
 
 
 snapshot = planner.snapshot
+still_planned = planner.still_planned
 plan = planner.plan
 accelerate = acceleration.check
 assemble = assembly.assemble

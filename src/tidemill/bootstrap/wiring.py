@@ -102,6 +102,7 @@ def opened(settings: Settings | None = None, *, children: bool = True, warm: boo
                 ),
                 tasks=TaskEntries(
                     snapshot=f"{TASKS}:snapshot",
+                    still_planned=f"{TASKS}:still_planned",
                     preview=f"{TASKS}:show",
                     head=f"{TASKS}:head",
                     look=f"{TASKS}:look",

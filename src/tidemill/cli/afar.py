@@ -57,6 +57,11 @@ def _checked(spec: JobSpec) -> OutputSpec:
             "A preview is made on this machine, not by a service.",
             remedy="Say where the result goes with -o, or preview here with --server local.",
         )
+    if spec.input.series is not None:
+        raise InvalidSpec(
+            "A job of a series scores files where they are, and a service is sent copies of those of this machine.",
+            remedy="Submit it with paths of the service's machine: tidemill submit; or work here with --server local.",
+        )
     output = outputs.resolve(spec.output)
     if output.mode == "append":
         raise InvalidSpec(

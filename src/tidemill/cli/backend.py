@@ -43,6 +43,7 @@ from tidemill.wire.schedules import (
     FiringOut,
     ScheduleOut,
 )
+from tidemill.wire.series import ScoredFile, SeriesOut
 from tidemill.wire.spec import JobSpec
 from tidemill.wire.webhooks import AddWebhook, ChangeWebhook, DeliveryOut, NewWebhook, WebhookOut
 
@@ -191,6 +192,17 @@ class Backend(Protocol):
     def schedules_backfill(self, schedule: str, request: BackfillRequest) -> BackfillOut: ...
 
     def schedules_remove(self, schedule: str) -> None: ...
+
+    def series_list(self, *, limit: int) -> list[SeriesOut]:
+        """By name."""
+
+    def series_show(self, name: str) -> SeriesOut: ...
+
+    def series_files(self, name: str, path: str, *, limit: int) -> list[ScoredFile]:
+        """That file, or those in that folder, by path."""
+
+    def series_forget(self, name: str, path: str) -> int:
+        """How many entries it was."""
 
     def keys_add(self, request: AddKey) -> NewKey: ...
 

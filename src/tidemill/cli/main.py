@@ -21,6 +21,7 @@ COMMANDS = {
     "jobs": f"{_FOLDER}.jobs:app",
     "results": f"{_FOLDER}.results:app",
     "schedules": f"{_FOLDER}.schedules:app",
+    "series": f"{_FOLDER}.series:app",
     "usage": f"{_FOLDER}.usage:usage",
     "uploads": f"{_FOLDER}.uploads:app",
     "models": f"{_FOLDER}.models:app",

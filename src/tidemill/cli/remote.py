@@ -43,6 +43,7 @@ from tidemill.wire.schedules import (
     FiringOut,
     ScheduleOut,
 )
+from tidemill.wire.series import ScoredFile, SeriesOut
 from tidemill.wire.spec import JobSpec
 from tidemill.wire.webhooks import AddWebhook, ChangeWebhook, DeliveryOut, NewWebhook, WebhookOut
 
@@ -213,6 +214,18 @@ class RemoteBackend:
 
     def schedules_remove(self, schedule: str) -> None:
         self._client.schedules.remove(schedule)
+
+    def series_list(self, *, limit: int) -> list[SeriesOut]:
+        return list(islice(self._client.series.list(), limit))
+
+    def series_show(self, name: str) -> SeriesOut:
+        return self._client.series.get(name)
+
+    def series_files(self, name: str, path: str, *, limit: int) -> list[ScoredFile]:
+        return list(islice(self._client.series.files(name, path), limit))
+
+    def series_forget(self, name: str, path: str) -> int:
+        return self._client.series.forget(name, path).entries
 
     def keys_add(self, request: AddKey) -> NewKey:
         return self._client.keys.make(request)

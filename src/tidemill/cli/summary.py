@@ -27,7 +27,7 @@ from tidemill.cli.output import (
     print_table,
     seconds_text,
 )
-from tidemill.domain.errors import from_json
+from tidemill.domain.errors import NothingNew, from_json
 from tidemill.domain.job import FINISHED, Job, JobState
 from tidemill.service import jobs
 from tidemill.service.context import Context
@@ -123,6 +123,14 @@ def print_ending(ending: Ending, *, as_json: bool, allow_rejected: bool) -> int:
     return EXIT_INTERRUPTED if ending.state is JobState.PAUSED else EXIT_FAILED
 
 
+def print_nothing_new(exc: NothingNew, *, as_json: bool) -> None:
+    """Say that there was nothing to do, which is well."""
+    if as_json:
+        print_json({**_ending_json(Ending(state=JobState.SUCCEEDED, counts={}, up_to_date=True)), "nothing_new": True})
+        return
+    people.print(f"[bold green]nothing new[/] {escape(exc.message)}")
+
+
 def _ending_json(ending: Ending) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "up_to_date": ending.up_to_date,
@@ -174,6 +182,8 @@ def _print_summary(ending: Ending, manifest: Mapping[str, Any]) -> None:
         return
     people.print(f"[bold green]done[/] {escape(path)}")
     people.print(f"  rows       {counts_text(counts)}")
+    if manifest.get("increment"):
+        people.print(f"  files      {_files_text(manifest)}")
     people.print(f"  took       {_took(ending, manifest)}")
     if ending.cost:
         people.print(f"  cost       {cost_text(ending.cost)}")
@@ -200,6 +210,14 @@ def _predicted_by(manifest: Mapping[str, Any]) -> str | None:
     if "disagrees" in (decision.get("why_not") or ""):
         return f"by {manifest['model']['flavor']}: {decision['why_not']}"
     return None
+
+
+def _files_text(manifest: Mapping[str, Any]) -> str:
+    """Of a job of a series: "3 new, 1 of them changed; 120 scored before, 1 written to just now"."""
+    increment, files = manifest["increment"], manifest["snapshot"]["files"]
+    changed = f", {increment['changed']:,} of them changed" if increment["changed"] else ""
+    unsettled = f", {increment['unsettled']:,} written to just now" if increment["unsettled"] else ""
+    return f"{files:,} new{changed}; {increment['known']:,} scored before{unsettled}"
 
 
 def _few(names: Sequence[str]) -> str:

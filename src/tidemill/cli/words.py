@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import os
 import re
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -22,6 +24,8 @@ OUTER_COMMA = r",(?![^()\[\]]*[)\]])"
 """One that does not stand inside the brackets of a type."""
 
 SPEC_ENDINGS = (".yaml", ".yml", ".json")
+_SHORT = {"input": "path", "output": "path", "series": "name"}
+"""Words that may be said shortly: `input: FILE` for `input: {path: FILE}`."""
 _FIRST_WORD = re.compile(rb'\s*\{\s*"(\w+)"\s*:', re.ASCII)
 
 Model = Annotated[
@@ -62,6 +66,19 @@ def _words(
     input_option: Annotated[
         list[str] | None, typer.Option(help="Of the input format, e.g. delimiter=;", metavar="K=V")
     ] = None,
+    only_new: Annotated[
+        bool, typer.Option("--only-new", help="Only files that no run has scored into this output yet; append to it.")
+    ] = False,
+    series: Annotated[
+        str | None,
+        typer.Option(help="Only files that no job of this series has scored yet.", metavar="NAME"),
+    ] = None,
+    settle: Annotated[
+        str | None, typer.Option(help='Of a series: leave files written to within this time, e.g. "1m".')
+    ] = None,
+    changed: Annotated[
+        str | None, typer.Option(help="Of a series: files that changed since they were scored: score or skip.")
+    ] = None,
     flavor: Annotated[str | None, typer.Option(help="The kind of model, if it cannot be seen.")] = None,
     executor: Annotated[
         str | None, typer.Option(help="What starts scorers: local, child processes of this machine.", metavar="NAME")
@@ -97,7 +114,12 @@ def _words(
         "keep": keep,
         "features": names(features),
         "schema": types(schema),
-        "input": {"path": inputs or None, "format": input_format, "options": pairs(input_option or []) or None},
+        "input": {
+            "path": inputs or None,
+            "format": input_format,
+            "options": pairs(input_option or []) or None,
+            "series": {"name": series, "settle": settle, "changed": changed},
+        },
         "output": {"path": out, "mode": mode},
         "predict": {"probabilities": probabilities or None, "threshold": threshold},
         "compute": {
@@ -111,7 +133,7 @@ def _words(
         },
         "limits": {"rejected": max_rejected, "runtime": max_runtime},
     }
-    return build_spec(model, flags)
+    return build_spec(model, flags, only_new=only_new)
 
 
 def takes_spec(command: Callable[..., None]) -> Callable[..., None]:
@@ -130,12 +152,32 @@ def takes_spec(command: Callable[..., None]) -> Callable[..., None]:
     return typed
 
 
-def build_spec(model: str, flags: Mapping[str, Any]) -> JobSpec:
+def build_spec(model: str, flags: Mapping[str, Any], *, only_new: bool = False) -> JobSpec:
     """The spec from a file and flags (flags win), or from flags alone. Raises InvalidSpec, NotFound."""
     words: dict[str, Any] = {"model": model}
     if _is_spec(model):
         words = _read_spec(Path(model))
+    if only_new:
+        _overlay(words, flags)
+        _overlay(words, _only_new(words))
     return spec_of(words, flags)
+
+
+def _only_new(words: Mapping[str, Any]) -> dict[str, Any]:
+    """What `--only-new` stands for: a series named after the output, which is appended to."""
+    output = words.get("output")
+    output = output if isinstance(output, Mapping) else {"path": output}
+    if not output.get("path"):
+        raise InvalidSpec(
+            "--only-new is about an output, and none was given.",
+            remedy="Name it with -o, or name a series with --series.",
+        )
+    path = os.path.abspath(os.path.expanduser(str(output["path"])))
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.basename(path)).strip("-._")[:80] or "output"
+    name = f"{readable}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+    series = words["input"].get("series") if isinstance(words.get("input"), Mapping) else None
+    named = series if isinstance(series, str) else (series or {}).get("name")
+    return {"input": {"series": {"name": named or name}}, "output": {"mode": output.get("mode") or "append"}}
 
 
 def spec_of(words: dict[str, Any], flags: Mapping[str, Any]) -> JobSpec:
@@ -182,7 +224,7 @@ def _overlay(words: dict[str, Any], flags: Mapping[str, Any]) -> None:
     for key, value in flags.items():
         if isinstance(value, Mapping) and key != "schema":
             inner = words.get(key)
-            inner = dict(inner) if isinstance(inner, Mapping) else ({"path": inner} if inner else {})
+            inner = dict(inner) if isinstance(inner, Mapping) else ({_SHORT.get(key, "path"): inner} if inner else {})
             _overlay(inner, value)
             if inner:
                 words[key] = inner

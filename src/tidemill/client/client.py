@@ -19,6 +19,7 @@ from tidemill.client.keys import Keys
 from tidemill.client.models import Models
 from tidemill.client.progress import Progress
 from tidemill.client.schedules import Schedules
+from tidemill.client.series import ManySeries
 from tidemill.client.sessions import Sessions
 from tidemill.client.uploads import RESUMABLE_BYTES, Moved, Uploads
 from tidemill.client.webhooks import Webhooks
@@ -60,6 +61,7 @@ class Client:
     uploads: Uploads
     webhooks: Webhooks
     schedules: Schedules
+    series: ManySeries
 
     def __init__(
         self, url: str | None = None, api_key: str | None = None, *, transport: httpx2.BaseTransport | None = None
@@ -77,6 +79,7 @@ class Client:
         self.uploads = Uploads(self._connection)
         self.webhooks = Webhooks(self._connection)
         self.schedules = Schedules(self._connection)
+        self.series = ManySeries(self._connection)
 
     @property
     def url(self) -> str:

@@ -48,21 +48,27 @@ class Schedules:
         cron: str | None = None,
         timezone: str = "UTC",
         every: str | None = None,
+        on: Literal["new_files", "alias_moved"] | None = None,
         overlap: OverlapName = "skip",
         catch_up: CatchUpName = "last",
         paused: bool = False,
         idempotency_key: str | None = None,
         **spec: Any,
     ) -> ScheduleOut:
-        """Add one: a trigger (`cron` with its time zone, or `every`: "6h") and the words of a job spec.
+        """Add one: a trigger (`cron` with its time zone, or `every`: "6h") and the words of a job spec. With `on` it
+        looks at these times, by default every minute, and there is a job only if that has happened.
 
         Its input and output are on the service's own disk: "server:/path". Raises InvalidSpec, NotFound, NotAllowed.
         """
+        if on is not None and cron is None:
+            every = every or "1m"
+        if (cron is None) == (every is None):
+            raise InvalidSpec("A schedule has one trigger.", remedy="Give either cron or every.")
         trigger: dict[str, Any] = {"kind": "interval", "every": every, "timezone": timezone}
         if cron is not None:
             trigger = {"kind": "cron", "cron": cron, "timezone": timezone}
-        if (cron is None) == (every is None):
-            raise InvalidSpec("A schedule has one trigger.", remedy="Give either cron or every.")
+        if on is not None:
+            trigger = {"kind": on, "look": trigger}
         words = {"name": name, "spec": parsed(model, input, output, spec), "trigger": trigger}
         words |= {"overlap": overlap, "catch_up": catch_up, "paused": paused}
         return self.make(_checked(AddSchedule, words), idempotency_key=idempotency_key)

@@ -20,6 +20,9 @@ TidemillError
 │   ├── ChecksumMismatch       bytes that came are not those that were sent
 │   ├── UploadBusy             another request works on the upload
 │   ├── KeyReused              an idempotency key came with another request
+│   ├── SeriesBusy             another unfinished job of the series holds it
+│   ├── NothingNew             every file was scored before by a job of the series
+│   ├── AlreadyScored          rows of a file would be in the output twice
 │   ├── NotAuthenticated       no valid API key or login
 │   ├── NotAllowed             the role of a key or person does not reach so far
 │   ├── TooManyRequests        the rate limit of a key or person was passed
@@ -202,6 +205,24 @@ class KeyReused(Refused):
     """This idempotency key belongs to another request."""
 
     code = "idempotency_key_reused"
+
+
+class SeriesBusy(Refused):
+    """Another job of this series is not finished."""
+
+    code = "series_busy"
+
+
+class NothingNew(Refused):
+    """There is no file that was not scored before."""
+
+    code = "nothing_new"
+
+
+class AlreadyScored(Refused):
+    """Another job of this series has scored it."""
+
+    code = "already_scored"
 
 
 class NotAuthenticated(Refused):

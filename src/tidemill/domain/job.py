@@ -111,6 +111,8 @@ class NewJob:
     """The job whose rejected rows it scores again, or that it was cloned from."""
     managed: bool = False
     """Whether the service chose the output and may delete it when its time is over."""
+    series: str | None = None
+    """The series that it holds from now until it has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tidemill.domain.series import Increment
 from tidemill.domain.signature import ModelInfo
 
 
@@ -135,6 +136,8 @@ class PlanSummary:
     "largest_difference"} | None, "why_not": str | None}. Decided after the files in staging were sealed."""
     selection: Selection | None = None
     """None: every row of the snapshot."""
+    increment: Increment | None = None
+    """None: every file of the input."""
 
     @property
     def kernel(self) -> dict[str, Any] | None:
@@ -156,5 +159,6 @@ class PlanSummary:
                 "libraries": tuple((name, version) for name, version in data["libraries"]),
                 "warnings": tuple(data["warnings"]),
                 "selection": Selection.from_json(selection) if (selection := data.get("selection")) else None,
+                "increment": Increment.from_json(increment) if (increment := data.get("increment")) else None,
             }
         )

@@ -50,6 +50,7 @@ def build_manifest(
         },
         "snapshot": {"digest": plan.snapshot_digest, "files": plan.files, "rows": plan.rows, "bytes": plan.input_bytes},
         "selection": None if plan.selection is None else plan.selection.to_json(),
+        "increment": None if plan.increment is None else plan.increment.to_json(),
         "spec": job.spec,
         "spec_digest": job.spec_digest,
         "libraries": dict(plan.libraries),

@@ -23,6 +23,7 @@ from tidemill.domain.signature import ModelInfo
 from tidemill.engine import models, planfile
 from tidemill.engine.chunking import BYTES_PER_CHUNK, Borders, cut_chunks, cut_selected
 from tidemill.engine.fence import fenced
+from tidemill.engine.increment import FILES_PER_MESSAGE, Same, Unscored, nothing_new
 from tidemill.engine.schema import Columns, InputSchema
 from tidemill.engine.selection import RejectedRows
 from tidemill.ports.encoder import Encoder
@@ -44,11 +45,16 @@ REJECTED_FIELDS = (
 
 
 def snapshot(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """List the input without opening it: {"digest", "files", "bytes", "changes"}.
+    """List the input without opening it: {"digest", "files", "bytes", "changes", "increment"}.
 
-    With request["staging"], "changes" names what differs from the plan there, a few lines for people.
+    With request["staging"], "changes" names what differs from the plan there, a few lines for people. With
+    request["unscored"], as `increment.Unscored` wants it, only files that no job of the series scored count, and
+    "increment" is `Increment.to_json`. request["confines"] as `plan` takes it.
     """
-    listing = _Listing(request["input"]["path"], registry.suffixes_of(request["input"]["format"]))
+    only = _chosen(request)
+    listing = _Listing(
+        request["input"]["path"], registry.suffixes_of(request["input"]["format"]), _within(request), only
+    )
     planned = dict(_planned_files(request.get("staging")))
     changes = []
     for file in _with_progress(listing, progress):
@@ -58,7 +64,27 @@ def snapshot(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         elif before != file:
             changes.append(f"changed file {file.path}")
     changes += [f"missing file {path}" for path in planned]
-    return {"digest": listing.digest(), "files": listing.files, "bytes": listing.bytes, "changes": changes[:5]}
+    return {
+        "digest": listing.digest(),
+        "files": listing.files,
+        "bytes": listing.bytes,
+        "changes": changes[:5],
+        "increment": only.increment.to_json() if isinstance(only, Unscored) else None,
+    }
+
+
+def still_planned(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """Look at the files of the plan in request["staging"], and at no others: {"changes"} as `snapshot`."""
+    changes = []
+    for path, file in _planned_files(request["staging"]):
+        try:
+            found = os.stat(path)
+        except OSError:
+            changes.append(f"missing file {path}")
+        else:
+            if (found.st_size, found.st_mtime_ns) != (file.size_bytes, file.mtime_ns):
+                changes.append(f"changed file {path}")
+    return {"changes": changes[:5]}
 
 
 def _planned_files(staging: str | None) -> Iterator[tuple[str, InputFile]]:
@@ -69,14 +95,23 @@ def _planned_files(staging: str | None) -> Iterator[tuple[str, InputFile]]:
 class _Listing:
     """The snapshot as it is listed: digest, number and size of files so far."""
 
-    def __init__(self, paths: list[str], suffixes: tuple[str, ...], confines: Confines | None = None) -> None:
-        self.paths, self.suffixes, self.confines = paths, suffixes, confines
+    def __init__(
+        self,
+        paths: list[str],
+        suffixes: tuple[str, ...],
+        confines: Confines | None = None,
+        only: Unscored | Same | None = None,
+    ) -> None:
+        self.paths, self.suffixes, self.confines, self.only = paths, suffixes, confines, only
         self.files = self.bytes = 0
         self._hash, self._content_hash = hashlib.sha256(), hashlib.sha256()
 
     def __iter__(self) -> Iterator[InputFile]:
-        for file in registry.list_inputs()(self.paths, self.suffixes, self.confines):
+        grows = isinstance(self.only, Unscored)
+        for file in registry.list_inputs()(self.paths, self.suffixes, self.confines, may_be_empty=grows):
             _check_name(file.path)
+            if self.only is not None and not self.only.takes(file):
+                continue
             self.files += 1
             self.bytes += file.size_bytes
             self._hash.update(f"{file.path}\0{file.size_bytes}\0{file.mtime_ns}\n".encode())
@@ -92,6 +127,18 @@ class _Listing:
         """Names and sizes without places and times: what parts carry, so that a file that was sent to a
         service gives the same bytes there as at home."""
         return self._content_hash.hexdigest()
+
+
+def _chosen(request: Mapping[str, Any]) -> Unscored | Same | None:
+    """Which of the input's files a job means, when not all."""
+    if request.get("unscored") is not None:
+        return Unscored(request["unscored"], now_ns=time.time_ns())
+    return Same(request["same"]) if request.get("same") is not None else None
+
+
+def _within(request: Mapping[str, Any]) -> Confines | None:
+    confines = request.get("confines")
+    return None if confines is None else Confines.from_json(confines)
 
 
 def _check_name(path: str) -> None:
@@ -117,10 +164,12 @@ def plan(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     """Plan a job and leave the plan in its staging folder.
 
     request: {"spec", "staging", "epoch", "model" (as `models.identify` gave it, with "trusted"), "info", "parent",
-    "confines"}: the last are where the input's files must lie (`Confines.to_json`), or None.
+    "confines", "unscored", "same"}. "confines" are where the input's files must lie (`Confines.to_json`), or None.
     "info" is what is known of this very model, loaded so, from an earlier plan: then it is not loaded. A model
     that was loaded is told of by progress, {"info"}. With `input.rejected_of` in the spec, "parent" is that
-    job's manifest, and only the rows it rejected are planned.
+    job's manifest, and only the rows it rejected are planned. With "unscored", as `increment.Unscored` wants it, only
+    files that no job of the series scored are planned, and told by progress, {"scores": [[path, size, mtime], ...]};
+    with "same", the path of a record, only those that are in it.
     Returns {"plan": `PlanSummary.to_json`, "cpu_seconds"}. Raises Refused kinds for everything that can be known
     before the first row, InputUnreadable, ModelUnusable; LeaseLost if a later epoch was planned already.
     """
@@ -134,9 +183,8 @@ def plan(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     with fenced(staging, request.get("epoch", 0)):
         info = request.get("info")
         known = None if info is None else ModelInfo.from_json(info)
-        confines = request.get("confines")
-        within = None if confines is None else Confines.from_json(confines)
-        made = _Planner(spec, staging, request["model"], known, rejected, progress, within).run()
+        within = _within(request)
+        made = _Planner(spec, staging, request["model"], known, rejected, _chosen(request), progress, within).run()
     return {"plan": made.to_json(), "cpu_seconds": time.process_time() - started}
 
 
@@ -148,12 +196,14 @@ class _Planner:
         model: Mapping[str, Any],
         known: ModelInfo | None,
         rejected: RejectedRows | None,
+        only: Unscored | Same | None,
         progress: Progress,
         confines: Confines | None,
     ) -> None:
         self.spec, self.staging, self.rejected, self.progress = spec, staging, rejected, progress
         self.model_facts = model
-        self.listing = _Listing(spec.input.path, registry.suffixes_of(spec.input.format), confines)
+        self.only = only
+        self.listing = _Listing(spec.input.path, registry.suffixes_of(spec.input.format), confines, only)
         self.info = known or self._load_model()
 
     def _load_model(self) -> ModelInfo:
@@ -167,11 +217,11 @@ class _Planner:
 
     def run(self) -> PlanSummary:
         files = _with_progress(self.listing, self.progress)
+        if isinstance(self.only, Unscored):
+            files = self._told(files)
         first = next(files, None)
         if first is None:
-            raise NotFound(
-                "The input has no files.", remedy="Check the path; names that begin with . or _ are left out."
-            )
+            raise self._no_files()
         source_name: str = self.spec.input.format
         if source_name == "auto":
             source_name = registry.detect_format()(first)
@@ -215,8 +265,26 @@ class _Planner:
             libraries=_libraries(self.info),
             warnings=tuple(columns.warnings),
             selection=selection,
+            increment=self.only.increment if isinstance(self.only, Unscored) else None,
         )
         return planfile.write_summary(self.staging, summary)
+
+    def _told(self, files: Iterator[InputFile]) -> Iterator[InputFile]:
+        """The files, told to the worker as well: it keeps what the series scores."""
+        some: list[tuple[str, int, int]] = []
+        for file in files:
+            some.append((file.path, file.size_bytes, file.mtime_ns))
+            if len(some) == FILES_PER_MESSAGE:
+                self.progress({"scores": some})
+                some = []
+            yield file
+        if some:
+            self.progress({"scores": some})
+
+    def _no_files(self) -> Refused:
+        if isinstance(self.only, Unscored):
+            return nothing_new(self.only.increment)
+        return NotFound("The input has no files.", remedy="Check the path; names that begin with . or _ are left out.")
 
     def _write_files_and_chunks(
         self, source: Source, schema: InputSchema, first: InputFile, rest: Iterator[InputFile]

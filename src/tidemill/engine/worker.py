@@ -50,6 +50,7 @@ from tidemill.engine.layout import Compute, Host, Layout
 from tidemill.engine.manifest import build_manifest
 from tidemill.engine.modelkey import model_key
 from tidemill.engine.recall import Recall, info_key
+from tidemill.engine.recording import Recording
 from tidemill.engine.scoring import Leave, Scoring, ScoringLimits
 from tidemill.ports.executor import Executor, ScorerLost, ScorerSpec
 from tidemill.ports.observer import JobProgress, Observer
@@ -163,6 +164,7 @@ class _Run:
     """One claim of one job."""
 
     sink: Sink
+    recording: Recording
 
     def __init__(self, worker: Worker, job: Job, lease: Lease, beat: Heartbeat) -> None:
         self.worker, self.job, self.lease, self.beat = worker, job, lease, beat
@@ -180,6 +182,7 @@ class _Run:
         """The whole way; once more, from wherever the job stands then, when the store was away."""
         self.spec = JobSpec.model_validate(self.job.spec)
         self.sink = self.worker.open_sink(self.spec)
+        self.recording = Recording(self.held, self.job, self.spec)
         self.opened = True
         self.worker.tell(lambda observer: observer.job_started(self.job, self.job.chunks_done))
         self._count_death()
@@ -272,15 +275,19 @@ class _Run:
         if self.job.plan is not None:
             plan = PlanSummary.from_json(self.job.plan)
             self._check_libraries(plan)
+            self.recording.check(plan)
             return plan
+        parent = self._parent_manifest()
+        chosen = self.recording.begin(parent)
         request = {
             "spec": self.job.spec,
             "staging": self.job.staging,
             "epoch": self.lease.epoch,
             "model": self.model,
             "info": self.worker.recall.get(info_key(self.model, self.environment, self.spec)),
-            "parent": self._parent_manifest(),
+            "parent": parent,
             "confines": None if self.worker.confines is None else self.worker.confines.to_json(),
+            **chosen,
         }
         answer = self.executor.call(
             self.worker.entries.plan,
@@ -290,6 +297,7 @@ class _Run:
             on_progress=self._planning,
             should_stop=self._should_stop,
         )
+        self.recording.end()
         plan, seconds = self._accelerated(PlanSummary.from_json(answer["plan"]))
         seconds += answer["cpu_seconds"]
         used = Usage(cpu_seconds=seconds, plan_cpu_seconds=seconds)
@@ -330,6 +338,9 @@ class _Run:
     def _planning(self, seen: Mapping[str, Any]) -> None:
         if "info" in seen:
             self.worker.recall.put(info_key(self.model, self.environment, self.spec), seen["info"])
+        if "scores" in seen:
+            self.recording.add(seen["scores"])
+            return
         self._progress(JobProgress(stage="planning", files=int(seen.get("files", 0))))
 
     def _parent_manifest(self) -> dict[str, Any] | None:
@@ -429,6 +440,7 @@ class _Run:
                 f" {counts.rejected:,} rejected rows in {self.job.chunks_done:,} chunks were committed.",
                 remedy="This is a defect of Tidemill: please report it. Nothing was published.",
             )
+        self.recording.check(plan)
         self._progress(JobProgress(stage="assembling", total=plan.rows, predicted=counts.predicted))
         files, used = self._assemble(plan)
         earlier = self.sink.look().manifest if self.spec.output and self.spec.output.mode == "append" else None

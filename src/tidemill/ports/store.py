@@ -20,9 +20,10 @@ from tidemill.domain.cost import UsageBy, UsageSum
 from tidemill.domain.job import Idempotency, Job, JobEvent, JobFilter, JobState, Lease, NewJob, Waiting, Want
 from tidemill.domain.login import Session
 from tidemill.domain.model import ModelVersion
-from tidemill.domain.plan import PlanSummary
+from tidemill.domain.plan import InputFile, PlanSummary
 from tidemill.domain.receipt import NO_USAGE, Receipt, Usage
-from tidemill.domain.schedule import Firing, Schedule
+from tidemill.domain.schedule import Firing, Schedule, Trigger
+from tidemill.domain.series import Series
 from tidemill.ports.outbox import Outbox, WebhookStore
 
 EVERY_JOB = JobFilter()
@@ -37,12 +38,13 @@ class JobQueue(ABC):
     def submit(self, job: NewJob, idempotency: Idempotency | None = None) -> tuple[Job, bool]:
         """Store a queued job; (job, whether it is new). Durable when it returns.
 
-        With a key that came before: the job of then, not new. Raises KeyReused if that was another request.
+        With a key that came before: the job of then, not new. Raises KeyReused if that was another request, and
+        SeriesBusy, as `SeriesStore.hold_if_current` does, for a job of a series.
         """
 
     @abstractmethod
     def submit_claimed(self, job: NewJob, worker_id: str) -> tuple[Job, Lease]:
-        """Store a job that this worker already holds (state planning, epoch 1)."""
+        """Store a job that this worker already holds (state planning, epoch 1). Raises SeriesBusy."""
 
     @abstractmethod
     def claim_next(self, worker_id: str, *, free: Needs, host: Needs) -> tuple[Job, Lease] | None:
@@ -70,7 +72,10 @@ class JobQueue(ABC):
 
     @abstractmethod
     def end_if_current(self, lease: Lease, state: JobState, error: dict[str, Any] | None = None) -> bool:
-        """Leave a leased state for succeeded, succeeded_with_rejections, paused, failed or cancelled."""
+        """Leave a leased state for succeeded, succeeded_with_rejections, paused, failed or cancelled.
+
+        The files of a job that holds a series are recorded in the transaction in which it succeeds.
+        """
 
     @abstractmethod
     def hand_over_if_current(self, lease: Lease) -> bool:
@@ -178,6 +183,52 @@ class Ledger(ABC):
     @abstractmethod
     def find_manifest(self, job_id: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """(manifest, journal) that `begin_commit_if_current` stored, or None."""
+
+
+class SeriesStore(ABC):
+    """Which files were scored by the jobs of a series that succeeded. Everything is of one tenant.
+
+    A job holds its series from its submission to its end, so no two jobs plan the same files. It says which files
+    it will score while it is planned; they count once it succeeds, and never if it does not.
+    """
+
+    @abstractmethod
+    def hold_if_current(self, lease: Lease, name: str) -> int | None:
+        """Make this job, which is to be planned, the holder of the series if it is not, and forget what holders
+        before it said and did not do. The job's number in the series, from 1; None if the lease is stale.
+
+        A holder that ended or failed gives way. Raises SeriesBusy, naming the holder, for any other.
+        """
+
+    @abstractmethod
+    def is_held(self, job_id: str, name: str) -> bool:
+        """Whether the job still holds the series: one that failed may have given way."""
+
+    @abstractmethod
+    def add_if_current(self, lease: Lease, name: str, files: Sequence[InputFile]) -> bool:
+        """Files that the holder will score; False if the lease is stale or another job holds the series. Safe
+        to repeat."""
+
+    @abstractmethod
+    def files(
+        self, tenant: str, name: str, *, number: int | None = None, below: str = "/", after: str = ""
+    ) -> Iterator[InputFile]:
+        """Files that count, by the bytes of their paths, streamed; one that changed and was scored again comes
+        once for each content. With `number` only those of that job of the series; only that file and those in that
+        folder `below`; only paths greater than `after`. Of a series that is not there: none."""
+
+    @abstractmethod
+    def get(self, tenant: str, name: str) -> Series:
+        """Raises NotFound."""
+
+    @abstractmethod
+    def list(self, tenant: str, *, limit: int = 100, after: str | None = None) -> list[Series]:
+        """By name."""
+
+    @abstractmethod
+    def forget(self, tenant: str, name: str, *, below: str, limit: int = 10_000) -> int:
+        """Of files that count, forget at most so many: that file and those in that folder. How many entries it
+        was; fewer than `limit` means that no more is left. Raises NotFound for an unknown series."""
 
 
 class TrustStore(ABC):
@@ -385,8 +436,10 @@ class ScheduleStore(ABC):
         """Read it anew; inside `Store.transaction` nobody changes it or its firings before the end of that."""
 
     @abstractmethod
-    def move_on(self, schedule_id: str, next_due: datetime | None, *, checked_at: datetime) -> None:
-        """Set what is due next, and by which time that was worked out."""
+    def move_on(
+        self, schedule_id: str, next_due: datetime | None, *, checked_at: datetime, trigger: Trigger | None = None
+    ) -> None:
+        """Set what is due next, by which time that was worked out, and what the trigger remembers now."""
 
     @abstractmethod
     def set_paused(self, schedule_id: str, paused: bool) -> None:
@@ -464,6 +517,7 @@ class Store(ABC):
     jobs: JobQueue
     history: JobHistory
     ledger: Ledger
+    series: SeriesStore
     trust: TrustStore
     workers: WorkerStore
     models: ModelStore

@@ -25,6 +25,8 @@ class TaskEntries:
     """Entry points of children that only the use cases call."""
 
     snapshot: str
+    still_planned: str
+    """Whether files of a plan changed: {"staging"} -> {"changes"}."""
     preview: str
     head: str
     look: str

@@ -11,14 +11,37 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from tidemill.domain.access import Action, Principal
-from tidemill.domain.errors import NotAllowed, NotFound, OutputBusy, StoreUnusable, TidemillError, WrongState
+from tidemill.domain.errors import (
+    NotAllowed,
+    NotFound,
+    NothingNew,
+    OutputBusy,
+    SeriesBusy,
+    StoreUnusable,
+    TidemillError,
+    WrongState,
+)
 from tidemill.domain.job import Job, JobState, NewJob, Want
-from tidemill.domain.schedule import Firing, FiringState, Meeting, Origin, Overlap, Schedule, is_on_time, meet, passed
-from tidemill.service import audit, keys, submission
+from tidemill.domain.lookout import Lookout
+from tidemill.domain.schedule import (
+    Firing,
+    FiringState,
+    Meeting,
+    Origin,
+    Overlap,
+    Passed,
+    Schedule,
+    Trigger,
+    is_on_time,
+    meet,
+    passed,
+)
+from tidemill.service import audit, keys, lookout, submission
 from tidemill.service.context import Context
 from tidemill.wire.spec import JobSpec
 from tidemill.wire.templates import spec_at
@@ -28,7 +51,8 @@ log = logging.getLogger(__name__)
 OVERLAP = "overlap"
 """Code of the reason why a firing waits or was skipped."""
 
-
+LATEST = 20
+"""Among so many firings the job before is looked for."""
 DUE_TIMES_AT_ONCE = 100
 """So many of one schedule are dealt with before others have their turn."""
 
@@ -54,6 +78,8 @@ def fire_due(context: Context, schedule: Schedule, now: datetime) -> int:
         _look_again(context, schedule, now)
         return 0
     todo = passed(schedule.trigger, schedule.next_due, now, schedule.catch_up)
+    if isinstance(schedule.trigger, Lookout):
+        return _look(context, schedule, schedule.trigger, todo, now)
     if not todo.fire:
         _move_on(context, schedule, todo.next_due, now)
     at_once = todo.fire[:DUE_TIMES_AT_ONCE]
@@ -65,19 +91,74 @@ def fire_due(context: Context, schedule: Schedule, now: datetime) -> int:
     return len(at_once)
 
 
+def _look(context: Context, schedule: Schedule, trigger: Lookout, todo: Passed, now: datetime) -> int:
+    """Fire if what the schedule waits for has happened. If not, nothing is kept of the due time but that it passed.
+
+    One look does for all due times that passed, whatever the policy says; while a job is on its way none is needed.
+    """
+    if todo.fire and not context.store.firings.unfinished(schedule.id, backfill=False):
+        noticed = None
+        with suppress(SeriesBusy):  # Somebody else's job of the series: what is new then will be seen when it is over.
+            noticed = _noticed(context, schedule, trigger, todo.fire[-1], now)
+        if noticed is not None:
+            plan, seen = noticed
+            return _record(context, schedule, plan, todo.next_due, now, trigger.after(seen))
+    _move_on(context, schedule, todo.next_due, now)
+    return 0
+
+
+def _noticed(
+    context: Context, schedule: Schedule, trigger: Lookout, due: datetime, now: datetime
+) -> tuple[_Plan, str] | None:
+    """What to do about what has happened, and its name; None if nothing did, or it was told before."""
+    firing = Firing(schedule_id=schedule.id, due=due, state=FiringState.STARTED, origin=Origin.DUE, fired_at=now)
+    meeting = Meeting(state=FiringState.STARTED)
+    seen, latest = trigger.seen, context.store.firings.list(schedule.id, limit=LATEST)
+    try:
+        who = principal_of(context, schedule)
+        there = lookout.look(context, who, trigger, spec_of(schedule, due))
+        if there in ("", seen):
+            return None
+        _give_up(context, who, latest)
+        plan, seen = _prepared(context, schedule, firing, meeting, looked=True), there
+    except (StoreUnusable, SeriesBusy):
+        raise
+    except TidemillError as exc:
+        plan = _Plan(firing=replace(firing, state=FiringState.REFUSED, reason=exc.to_json()), meeting=meeting)
+    if plan.firing.state is FiringState.STARTED:
+        return plan, seen
+    told = latest and (latest[0].state, latest[0].reason) == (plan.firing.state, plan.firing.reason)
+    # It stays to be done: with the next look, when whatever is in the way may have gone.
+    return None if told else (plan, trigger.seen)
+
+
+def _give_up(context: Context, who: Principal, latest: Sequence[Firing]) -> None:
+    """Cancel the job before if it failed: it keeps the output for whoever resumes it, and the next does its work."""
+    before = next((fired for fired in latest if fired.job_id is not None), None)
+    if before is None or before.job_id is None or before.job_state is not JobState.FAILED:
+        return
+    with suppress(NotFound):  # It was forgotten meanwhile.
+        with context.store.transaction():
+            cancelled = cancel_former(context, who, before.job_id)
+        clear_former(context, cancelled)
+
+
 def start_waiting(context: Context, schedule: Schedule, firing: Firing, now: datetime) -> bool:
     """Start a firing that waited for the job before it; whether that came to something. Raises StoreUnusable."""
     plan = _prepared(context, schedule, replace(firing, fired_at=now), Meeting(state=FiringState.STARTED))
     if plan.firing.state is FiringState.WAITING:
         return False  # The job before is over, and its worker is just clearing up.
-    with context.store.transaction():
-        held = context.store.schedules.find_and_hold(schedule.id)
-        line = context.store.firings.unfinished(schedule.id, backfill=firing.is_backfill)
-        if held is None or held.paused or any(each.is_active for each in line):
-            return False
-        if not context.store.firings.settle_if_waiting(plan.firing):
-            return False
-        _submit(context, plan)
+    try:
+        with context.store.transaction():
+            held = context.store.schedules.find_and_hold(schedule.id)
+            line = context.store.firings.unfinished(schedule.id, backfill=firing.is_backfill)
+            if held is None or held.paused or any(each.is_active for each in line):
+                return False
+            if not context.store.firings.settle_if_waiting(plan.firing):
+                return False
+            _submit(context, plan)
+    except SeriesBusy:
+        return False
     _tell(schedule, plan.firing)
     return True
 
@@ -96,7 +177,9 @@ def fire_now(
             before = _same_request(context, schedule, request_key)
             if before is not None:
                 return before
-            if plan.refusal is not None and plan.firing.state is FiringState.REFUSED:
+            if plan.refusal is not None and (
+                plan.firing.state is FiringState.REFUSED or isinstance(plan.refusal, NothingNew)
+            ):
                 raise plan.refusal
             if plan.firing.state is FiringState.SKIPPED:
                 raise WrongState(
@@ -157,18 +240,27 @@ def clear_former(context: Context, job: Job) -> None:
 def _fire(context: Context, schedule: Schedule, due: datetime, following: datetime | None, now: datetime) -> bool:
     """One due time; False if the schedule is not as it was seen, or something happened to its jobs meanwhile."""
     origin = Origin.DUE if is_on_time(due, now) else Origin.LATE
-    plan = _plan(context, schedule, due, origin, now)
+    return _record(context, schedule, _plan(context, schedule, due, origin, now), following, now, schedule.trigger)
+
+
+def _record(
+    context: Context, schedule: Schedule, plan: _Plan, following: datetime | None, now: datetime, trigger: Trigger
+) -> bool:
+    """Make the plan happen, and say what is due next and what the trigger remembers; False as `_fire`."""
     cancelled: Sequence[Job] = ()
-    with context.store.transaction():
-        if not _hold_as_seen(context, schedule):
-            return False
-        meeting = _meeting(context, schedule, origin)
-        if meeting.state is not plan.meeting.state:
-            return False
-        if context.store.firings.record_if_new(plan.firing):
-            cancelled = _make_way(context, schedule, meeting, now)
-            _submit(context, plan)
-        context.store.schedules.move_on(schedule.id, following, checked_at=now)
+    try:
+        with context.store.transaction():
+            if not _hold_as_seen(context, schedule):
+                return False
+            meeting = _meeting(context, schedule, plan.firing.origin)
+            if meeting.state is not plan.meeting.state:
+                return False
+            if context.store.firings.record_if_new(plan.firing):
+                cancelled = _make_way(context, schedule, meeting, now)
+                _submit(context, plan)
+            context.store.schedules.move_on(schedule.id, following, checked_at=now, trigger=trigger)
+    except SeriesBusy:
+        return False  # Somebody submitted a job of the series between the look and this.
     _tell(schedule, plan.firing)
     _clear(context, cancelled)
     return True
@@ -184,12 +276,13 @@ def _look_again(context: Context, schedule: Schedule, now: datetime) -> None:
 def _move_on(context: Context, schedule: Schedule, next_due: datetime | None, now: datetime) -> None:
     with context.store.transaction():
         if _hold_as_seen(context, schedule):
-            context.store.schedules.move_on(schedule.id, next_due, checked_at=now)
+            context.store.schedules.move_on(schedule.id, next_due, checked_at=now, trigger=schedule.trigger)
 
 
 def _hold_as_seen(context: Context, schedule: Schedule) -> bool:
     held = context.store.schedules.find_and_hold(schedule.id)
-    return held is not None and not held.paused and held.next_due == schedule.next_due
+    seen = None if held is None else (held.paused, held.next_due, held.trigger)
+    return seen == (False, schedule.next_due, schedule.trigger)
 
 
 def _plan(context: Context, schedule: Schedule, due: datetime, origin: Origin, now: datetime) -> _Plan:
@@ -201,15 +294,19 @@ def _plan(context: Context, schedule: Schedule, due: datetime, origin: Origin, n
     return _Plan(firing=replace(firing, reason=_overlap(meeting.message)), meeting=meeting)
 
 
-def _prepared(context: Context, schedule: Schedule, firing: Firing, meeting: Meeting) -> _Plan:
-    """With the job of this firing, or why there can be none."""
+def _prepared(context: Context, schedule: Schedule, firing: Firing, meeting: Meeting, *, looked: bool = False) -> _Plan:
+    """With the job of this firing, or why there can be none. Whoever `looked` has listed the input of a series."""
     try:
         who = principal_of(context, schedule)
-        job = submission.new_job(context, who, spec_of(schedule, firing.due))
+        make = submission.new_job_of_found if looked else submission.new_job
+        job = make(context, who, spec_of(schedule, firing.due))
     except StoreUnusable:
         raise
-    except OutputBusy as exc:
-        # Whoever writes there - the job before, still clearing up, or one of somebody else - overlaps, too.
+    except NothingNew as exc:
+        skipped = replace(firing, state=FiringState.SKIPPED, reason=exc.to_json())
+        return _Plan(firing=skipped, meeting=meeting, refusal=exc)
+    except (OutputBusy, SeriesBusy) as exc:
+        # Whoever works there - the job before, still clearing up, or one of somebody else - overlaps, too.
         skips = schedule.overlap is Overlap.SKIP and not firing.is_backfill and firing.state is not FiringState.WAITING
         state = FiringState.SKIPPED if skips else FiringState.WAITING
         return _Plan(firing=replace(firing, state=state, reason=exc.to_json()), meeting=meeting, refusal=exc)

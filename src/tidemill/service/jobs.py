@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tidemill.domain.access import DEFAULT_TENANT
 from tidemill.domain.errors import (
     InvalidSpec,
     NotFound,
@@ -34,11 +35,11 @@ from tidemill.domain.receipt import Usage
 from tidemill.engine.manifest import covers
 from tidemill.ports.observer import Observer
 from tidemill.ports.sink import Claim, OutputState, Sink
-from tidemill.service import keys, mlflow, models, outputs
+from tidemill.service import keys, mlflow, models, outputs, series
 from tidemill.service.claims import claim_of
 from tidemill.service.context import Context
 from tidemill.service.stdin import STDIN
-from tidemill.wire.spec import JobSpec, OutputSpec
+from tidemill.wire.spec import InputSpec, JobSpec, OutputSpec
 
 AskTrust = Callable[[Mapping[str, Any]], bool]
 
@@ -77,6 +78,7 @@ def resolve(spec: JobSpec) -> JobSpec:
     if spec.output is not None:
         update["output"] = outputs.resolve(spec.output)
         _check_apart(update["output"], paths)
+        _check_series_kept(spec.input, update["output"])
     return spec.model_copy(update=update)
 
 
@@ -124,6 +126,15 @@ def _check_apart(output: OutputSpec, inputs: Sequence[str]) -> None:
             raise InvalidSpec(
                 f"The output {output.path} lies inside the input {path}.", remedy="Choose another output."
             )
+
+
+def _check_series_kept(given: InputSpec, output: OutputSpec) -> None:
+    if given.series is not None and output.mode == "overwrite":
+        raise InvalidSpec(
+            f"A job of the series {given.series.name!r} scores only what is new, and mode overwrite would throw away"
+            f" what {output.path} holds of all other files.",
+            remedy="Append, or give each job an output of its own; to score everything again, leave the series out.",
+        )
 
 
 def identify(context: Context, spec: JobSpec, ask_trust: AskTrust) -> dict[str, Any]:
@@ -203,6 +214,8 @@ class _Request:
             if job is not None:
                 return self._resume(job, state.claim)
             state = self.sink.look()
+        if self.spec.input.series is not None:
+            return self._go_on_with_series(self.spec.input.series.name, state)
         if state.manifest is not None or (state.occupied and state.other_output is None):
             done = self._finished(state)
             if done is not None:
@@ -304,6 +317,10 @@ class _Request:
 
     def _input_differences(self, job: Job) -> list[str]:
         assert job.plan is not None
+        if self.spec.input.series is not None:
+            # New files are for the next job; this one goes on with those of its plan.
+            answer = self.context.executor.call(self.context.tasks.still_planned, {"staging": job.staging})
+            return list(answer["changes"])
         answer = self._snapshot(job.staging)
         if answer["digest"] == job.plan["snapshot_digest"]:
             return []
@@ -317,10 +334,7 @@ class _Request:
         """Up to date, or None if the output may be replaced or appended to. Raises OutputExists."""
         path, mode, manifest = self.output.path, self.output.mode, state.manifest
         if manifest is None:
-            raise OutputExists(
-                f"{path} is there already and was not published by Tidemill.",
-                remedy="Choose another output, or move it away.",
-            )
+            raise _not_ours(path)
         snapshot = self._snapshot()
         same = covers(manifest, self.spec.digest(), self.model["digest"], snapshot["digest"])
         if mode == "overwrite" and manifest.get("appended_to"):
@@ -336,6 +350,26 @@ class _Request:
             f" {'; '.join(self._manifest_differences(manifest, snapshot)) or 'it asks to start over'}.",
             remedy="Choose another output, or say --mode overwrite or --mode append.",
         )
+
+    def _go_on_with_series(self, name: str, state: OutputState) -> tuple[Job, Lease]:
+        """A job over what is new, if anything is. Raises NothingNew, OutputExists, OutputMismatch."""
+        series.find_new(self.context, keys.person_here(self.context), self.spec)
+        path, manifest = self.output.path, state.manifest
+        if manifest is None and state.occupied and state.other_output is None:
+            raise _not_ours(path)
+        if manifest is not None and self.output.mode != "append":
+            raise OutputExists(
+                f"{path} holds the result of {manifest['job_id']}.",
+                remedy="Say --mode append to add the predictions of the new files, or choose another output.",
+            )
+        before = (manifest or {}).get("increment")
+        if before and before["series"] == name and not series.is_recorded(self.context, DEFAULT_TENANT, name):
+            raise OutputMismatch(
+                f"{path} was appended to by jobs of the series {name!r}, but this store has no record of them: every"
+                " file would be scored again, and its rows would be there twice.",
+                remedy="Set TIDEMILL_HOME to the folder that it was when they ran, or choose another output.",
+            )
+        return self._start(state.claim)
 
     def _tidy(self, manifest: Mapping[str, Any]) -> None:
         # Whoever published may have died just before its last step, which removes the lock file.
@@ -377,12 +411,20 @@ class _Request:
                     staging=self.sink.staging(job_id),
                     model=Pin.from_json(_without_trust(self.model)) if "asked" in self.model else None,
                     foreground=True,
+                    series=None if self.spec.input.series is None else self.spec.input.series.name,
                 ),
                 self.context.worker_id,
             )
         except BaseException:
             self.sink.discard(job_id)
             raise
+
+
+def _not_ours(path: str) -> OutputExists:
+    return OutputExists(
+        f"{path} is there already and was not published by Tidemill.",
+        remedy="Choose another output, or move it away.",
+    )
 
 
 def _without_trust(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from tidemill.domain.access import Principal
 from tidemill.domain.errors import InvalidSpec, NotAllowed, NotFound, TooLarge
 from tidemill.domain.ids import new_id
 from tidemill.domain.job import Idempotency, Job, JobState
+from tidemill.domain.lookout import AliasMoved, Lookout, NewFiles, check_overlap
 from tidemill.domain.schedule import (
     CatchUp,
     Cron,
@@ -28,10 +29,11 @@ from tidemill.domain.schedule import (
     Trigger,
     date_state,
 )
-from tidemill.service import audit, firing, submission
+from tidemill.service import audit, firing, lookout, submission
 from tidemill.service.context import Context
 from tidemill.wire.schedules import (
     AddSchedule,
+    AliasMovedTrigger,
     BackfillOut,
     BackfillRequest,
     CronTrigger,
@@ -41,9 +43,11 @@ from tidemill.wire.schedules import (
     FiringOut,
     FiringPage,
     IntervalTrigger,
+    NewFilesTrigger,
     Reason,
     ScheduleOut,
     SchedulePage,
+    TimerSpec,
     TriggerSpec,
 )
 from tidemill.wire.spec import JobSpec, seconds_of
@@ -69,12 +73,14 @@ def add(
             remedy="Add the schedule with an API key: tidemill schedules add, or the REST API.",
         )
     now = context.store.schedules.now()
-    trigger = _trigger(wanted.trigger, now)
+    trigger, spec = _trigger(wanted.trigger, now), wanted.spec
+    if isinstance(trigger, Lookout):
+        trigger, spec = lookout.prepared(context, who, trigger, spec, wanted.name)
     schedule = Schedule(
         id=new_id("sched"),
         tenant=who.tenant,
         name=wanted.name,
-        spec=wanted.spec.model_dump(mode="json"),
+        spec=spec.model_dump(mode="json"),
         trigger=trigger,
         overlap=Overlap(wanted.overlap),
         catch_up=CatchUp(wanted.catch_up),
@@ -85,6 +91,7 @@ def add(
         next_due=trigger.next_after(now),
         checked_at=now,
     )
+    check_overlap(schedule)
     if schedule.next_due is None:
         raise InvalidSpec(f"{trigger.describe()} is never due.", remedy="Check the trigger.")
     submission.check(context, who, firing.spec_of(schedule, schedule.next_due))
@@ -160,6 +167,11 @@ def backfill(context: Context, who: Principal, which: str, wanted: BackfillReque
     They run one after the other, oldest first, beside what fires by itself. Raises NotFound, InvalidSpec, TooLarge.
     """
     schedule = get(context, who, which)
+    if isinstance(schedule.trigger, Lookout):
+        raise InvalidSpec(
+            f"{schedule.name} waits for {schedule.trigger.event}: it has no dates that could be filled in.",
+            remedy=f"Fire it with: tidemill schedules run {schedule.name}",
+        )
     now = context.store.schedules.now()
     dues = _due_on(schedule, wanted, now)
     fired = {each.due: each for each in context.store.firings.between(schedule.id, dues[0], dues[-1])} if dues else {}
@@ -209,6 +221,16 @@ def describe_firing(schedule: Schedule, fired: Firing) -> FiringOut:
 
 
 def _trigger(wanted: TriggerSpec, now: datetime) -> Trigger:
+    match wanted:
+        case NewFilesTrigger():
+            return NewFiles(when=_timer(wanted.look, now))
+        case AliasMovedTrigger():
+            return AliasMoved(when=_timer(wanted.look, now))
+        case _:
+            return _timer(wanted, now)
+
+
+def _timer(wanted: TimerSpec, now: datetime) -> Cron | Interval:
     match wanted:
         case CronTrigger():
             return Cron(expression=" ".join(wanted.cron.split()), zone=wanted.timezone)
@@ -263,9 +285,10 @@ def _warnings(schedule: Schedule, after: datetime) -> list[str]:
                 f"{most} of the next {len(times)} jobs write to {output}, and all but the first will be refused. Put"
                 ' the due time into it, such as {{ due | date("%Y-%m-%dT%H%M") }}, or say mode: overwrite or append.'
             )
+    is_timed = not isinstance(schedule.trigger, Lookout)
     if any(path.startswith(submission.UPLOAD) for path in spec.input.path):
         said.append("Uploads are removed after some days: name input that stays, on the service's own disk.")
-    if has_template(spec) and schedule.catch_up is not CatchUp.ALL:
+    if has_template(spec) and is_timed and schedule.catch_up is not CatchUp.ALL:
         said.append(
             "Paths hold the due time, and due times that no server was there for are not all caught up with: say"
             " catch-up: all, or fill them in later by a back-fill."

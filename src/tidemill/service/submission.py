@@ -36,7 +36,7 @@ from tidemill.domain.ids import new_id
 from tidemill.domain.input_list import LIST_MARK
 from tidemill.domain.job import ENDED, Idempotency, Job, JobState, NewJob
 from tidemill.domain.model import Pin, is_mlflow, split_reference
-from tidemill.service import claims, control, jobs, mlflow, models, places, uploads
+from tidemill.service import claims, control, jobs, mlflow, models, places, series, uploads
 from tidemill.service.context import Context
 from tidemill.service.secrets import refuse_credentials
 from tidemill.service.stdin import STDIN
@@ -62,6 +62,11 @@ def submit(context: Context, who: Principal, spec: JobSpec, *, idempotency_key: 
 def new_job(context: Context, who: Principal, spec: JobSpec) -> NewJob:
     """What `submit` would store, for whoever stores it together with something else. Raises as `submit` does."""
     return _new_job(_Request(context=context, who=who, spec=spec))
+
+
+def new_job_of_found(context: Context, who: Principal, spec: JobSpec) -> NewJob:
+    """The same for whoever has looked and found something new for the job's series."""
+    return _new_job(_Request(context=context, who=who, spec=spec, looked=True))
 
 
 def check(context: Context, who: Principal, spec: JobSpec) -> None:
@@ -177,6 +182,8 @@ class _Request:
     parent: Job | None = None
     pin: Pin | None = None
     """The model, when it is not to be looked up."""
+    looked: bool = False
+    """Whether it was looked already for something new."""
 
     @property
     def trusted_paths(self) -> Collection[str]:
@@ -248,6 +255,9 @@ def _new_job(request: _Request) -> NewJob:
     assert spec.output is not None
     if not managed:
         _check_free(context, who, spec.output)
+    holds = spec.input.series.name if spec.input.series is not None and spec.input.rejected_of is None else None
+    if holds is not None and not request.looked:
+        series.find_new(context, who, spec)
     return NewJob(
         id=job_id,
         name=asked.name or _name(pin, spec.output, managed=managed),
@@ -263,6 +273,7 @@ def _new_job(request: _Request) -> NewJob:
         needs=_needs(context, spec),
         parent_id=request.parent.id if request.parent is not None else None,
         managed=managed,
+        series=holds,
     )
 
 
@@ -397,7 +408,13 @@ def _check_input_place(request: _Request, path: str) -> None:
             f"The input {path!r} is for `tidemill run`: a service reads neither standard input nor lists of paths.",
             remedy="Name the files themselves, folders or patterns.",
         )
-    if not path.startswith(UPLOAD) and path not in request.trusted_paths:
+    if path.startswith(UPLOAD):
+        if request.spec.input.series is not None:
+            raise InvalidSpec(
+                f"{path} cannot be an input of a series: an upload is one file, and no new ones come to it.",
+                remedy="Leave the series out, or name a folder or pattern of the service's machine.",
+            )
+    elif path not in request.trusted_paths:
         places.check(request.context, request.who, path, "input")
 
 

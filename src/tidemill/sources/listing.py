@@ -24,7 +24,11 @@ _HIDDEN = (".", "_")
 
 
 def list_inputs(
-    paths: Sequence[str], suffixes: tuple[str, ...] | None, confines: Confines | None = None
+    paths: Sequence[str],
+    suffixes: tuple[str, ...] | None,
+    confines: Confines | None = None,
+    *,
+    may_be_empty: bool = False,
 ) -> Iterator[InputFile]:
     """The input files, by absolute path: arguments in their order, within one sorted by the bytes of the path.
 
@@ -35,8 +39,9 @@ def list_inputs(
     that are the lines of a file. A file that several paths lead to counts once, where it comes first.
     Memory depends on the largest folder and the number of paths, not on the number of files.
     With `confines`, links are followed only within them, and no list of paths is read.
-    Raises NotFound for a path that leads to nothing, InputUnreadable for what is no regular file or
-    may not be read, NotAllowed for what lies outside the confines.
+    Raises NotFound for a path that leads to nothing - with `may_be_empty` a folder that is there does not have to
+    have files -, InputUnreadable for what is no regular file or may not be read, NotAllowed for what lies outside the
+    confines.
     """
     earlier, real = _Earlier(), _RealPaths(confines)
     for text in paths if confines is not None else _listed(paths):
@@ -46,7 +51,7 @@ def list_inputs(
             found = True
             if not earlier.covers(path):
                 yield _input_file(path, real)
-        if not found:
+        if not found and not (may_be_empty and argument.is_there()):
             raise argument.nothing()
         earlier.add(argument)
 
@@ -95,6 +100,10 @@ class _Argument(ABC):
     def covers(self, path: str) -> bool:
         """Whether `files` has, or had, this path."""
 
+    @abstractmethod
+    def is_there(self) -> bool:
+        """Whether the file, or the folder that is searched, exists."""
+
     def nothing(self) -> NotFound:
         """The error for an argument without files."""
         return NotFound(f"There is no file or folder {self.path}.", remedy=_did_you_mean(self.path))
@@ -110,6 +119,9 @@ class _File(_Argument):
     def covers(self, path: str) -> bool:
         return path == self.path
 
+    def is_there(self) -> bool:
+        return True
+
 
 @dataclass(frozen=True)
 class _Missing(_Argument):
@@ -119,6 +131,9 @@ class _Missing(_Argument):
         return iter(())
 
     def covers(self, path: str) -> bool:
+        return False
+
+    def is_there(self) -> bool:
         return False
 
 
@@ -134,6 +149,9 @@ class _Folder(_Argument):
     def covers(self, path: str) -> bool:
         inside = _inside(self.path, path)
         return inside is not None and all(map(_visible, inside.split("/"))) and _has_suffix(path, self.suffixes)
+
+    def is_there(self) -> bool:
+        return True
 
     def nothing(self) -> NotFound:
         if self.suffixes is None:
@@ -160,6 +178,9 @@ class _Glob(_Argument):
     def covers(self, path: str) -> bool:
         inside = _inside(self.root, path)
         return inside is not None and all(map(self._names, inside.split("/"))) and self._matches(path)
+
+    def is_there(self) -> bool:
+        return os.path.isdir(self.root)
 
     def nothing(self) -> NotFound:
         remedy = "Quote the pattern so that the shell leaves it alone, and check its spelling."

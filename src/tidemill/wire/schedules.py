@@ -56,7 +56,30 @@ class IntervalTrigger(Request):
     """Whose clocks templates mean."""
 
 
-TriggerSpec = Annotated[CronTrigger | IntervalTrigger, Field(discriminator="kind")]
+TimerSpec = Annotated[CronTrigger | IntervalTrigger, Field(discriminator="kind")]
+EVERY_MINUTE = IntervalTrigger(kind="interval", every="1m")
+
+
+class NewFilesTrigger(Request):
+    """Files that no job of the schedule's series has scored: by default the series is named like the schedule, and
+    files that were written to within the last minute wait for the next look."""
+
+    kind: Literal["new_files"]
+    look: TimerSpec = EVERY_MINUTE
+    """When to look for them."""
+
+
+class AliasMovedTrigger(Request):
+    """The model's alias points at another version than the last time."""
+
+    kind: Literal["alias_moved"]
+    look: TimerSpec = EVERY_MINUTE
+    """When to look where it points."""
+
+
+TriggerSpec = Annotated[
+    CronTrigger | IntervalTrigger | NewFilesTrigger | AliasMovedTrigger, Field(discriminator="kind")
+]
 
 
 class AddSchedule(Request):

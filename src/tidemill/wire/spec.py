@@ -30,6 +30,7 @@ InputFormat = Literal["auto", "parquet", "csv", "jsonl", "arrow", "orc", "avro",
 _STRINGS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 _ROWS_OR_SHARE = r"^(auto|none|[0-9]{1,15}|(100|[0-9]{1,2}(\.[0-9]{1,9})?)%)$"
 _SIZE = r"^([1-9][0-9]{2,6} ?M|[1-9][0-9]{0,4} ?G)i?B$"
+_SERIES = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 DURATION = r"^([1-9][0-9]{0,8}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9])[smhd]?$"
 
 
@@ -50,6 +51,40 @@ WHOLE = BeforeValidator(whole)
 Names = Annotated[list[str], BeforeValidator(_as_list), WithJsonSchema(_STRINGS)]
 
 
+class SeriesSpec(_Words):
+    """Jobs over an input that grows, each of which scores what is new."""
+
+    name: Annotated[str, Field(pattern=_SERIES)]
+    settle: Annotated[
+        str | None, WithJsonSchema({"anyOf": [{"type": "string", "pattern": DURATION}, {"type": "null"}]})
+    ] = None
+    """Files that were written to within this time, for example "1m", are left for the next job."""
+    changed: Literal["auto", "score", "skip"] = "auto"
+    """What to do with a file whose earlier content was scored. "auto" scores it, but refuses to append its rows to
+    an output that has the earlier ones."""
+
+    @field_validator("settle")
+    @classmethod
+    def _settle(cls, value: str | None) -> str | None:
+        if value is not None:
+            seconds_of(value)
+        return value
+
+    def settle_seconds(self) -> float:
+        """How long a file must have rested to be scored."""
+        return 0.0 if self.settle is None else seconds_of(self.settle)
+
+
+def _as_series(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+SeriesWords = Annotated[
+    SeriesSpec | None,
+    BeforeValidator(_as_series, json_schema_input_type=Annotated[str, Field(pattern=_SERIES)] | SeriesSpec | None),
+]
+
+
 class InputSpec(_Words):
     """What to score."""
 
@@ -62,6 +97,8 @@ class InputSpec(_Words):
     """Files, folders, glob patterns, `@FILE` for the paths on its lines. Of a service, also `upload:ID`."""
     rejected_of: str | None = None
     """A finished job's id: only the rows of this input that it rejected."""
+    series: SeriesWords = None
+    """For an input that grows: only files that no job of this series has scored with success. A name alone will do."""
     format: InputFormat = "auto"
     options: dict[str, Any] = {}
     """Of the format: see the page of formats. Of all: `partitions`, whether folder names are columns."""
@@ -213,7 +250,8 @@ class JobSpec(_Words):
         """
         left_out = {"name", "labels", "limits", "priority", "output", "compute", "model", "input"}
         data = self.model_dump(mode="json", exclude=left_out)
-        data["input"] = self.input.model_dump(mode="json", exclude={"path"}, exclude_none=True)
+        # Which of its files are scored is said by the snapshot.
+        data["input"] = self.input.model_dump(mode="json", exclude={"path", "series"}, exclude_none=True)
         data["borders"] = self.compute.model_dump(mode="json", include={"rows_per_chunk", "batch_rows"})
         if self.output is not None:
             data["output"] = self.output.model_dump(mode="json", include={"format", "options"})

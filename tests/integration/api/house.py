@@ -21,6 +21,7 @@ from tidemill.config import Settings
 from tidemill.domain.access import DEFAULT_TENANT, Principal, Role
 from tidemill.domain.job import Job, JobState, Lease
 from tidemill.domain.model import ModelVersion
+from tidemill.domain.plan import InputFile
 from tidemill.service import keys, submission
 from tidemill.service.context import Context
 from tidemill.testing.store import new_plan, new_receipt
@@ -99,9 +100,13 @@ class House:
             assert ledger.commit_chunks_if_current(lease, receipts)
         return lease
 
-    def finish(self, job: Job, *, rejected: int = 0) -> Job:
-        """All the way to its end, without any file."""
+    def finish(self, job: Job, *, rejected: int = 0, series: str | None = None) -> Job:
+        """All the way to its end, without any file; of a series that file is recorded which is the input."""
         lease = self.run(job, rejected=rejected)
+        if series is not None:
+            assert self.context.store.series.hold_if_current(lease, series) == 1
+            scored = InputFile(path=str(self.input), size_bytes=4, mtime_ns=1)
+            assert self.context.store.series.add_if_current(lease, series, [scored])
         assert self.context.store.ledger.begin_commit_if_current(lease, {"files": []}, {})
         end = JobState.SUCCEEDED_WITH_REJECTIONS if rejected else JobState.SUCCEEDED
         assert self.context.store.jobs.end_if_current(lease, end)

@@ -98,6 +98,7 @@ BODIES = {
         "spec": {"model": f"{SECRET}@1", "input": {"path": ["/x"]}},
         "trigger": {"kind": "cron", "cron": "0 2 * * *"},
     },
+    "/api/v1/series/{series}/forget": {"path": "/"},
     "/api/v1/schedules/{schedule}/backfill": {"first": "2026-11-01", "last": "2026-11-02"},
 }
 
@@ -110,11 +111,12 @@ TUS = {
 
 
 def things_of(house: House, tenant: str) -> Things:
-    """A finished job with rejected rows, a model, an upload, a key, a webhook and a schedule."""
+    """A finished job with rejected rows, a model, an upload, a key, a webhook, a schedule and a series."""
     house.model(SECRET, tenant, alias="champion")
     who, _ = house.key(Role.ADMIN, tenant)
     labels = {"a": SECRET}
-    job = house.finish(house.submit(who, model=f"{SECRET}@1", name=SECRET, labels=labels), rejected=1)
+    job = house.submit(who, model=f"{SECRET}@1", name=SECRET, labels=labels)
+    job = house.finish(job, rejected=1, series=SECRET)
     receiving = uploads.Receiving(house.context, who, f"{SECRET}.csv")
     receiving.write(b"a")
     sent = receiving.finish()
@@ -138,6 +140,7 @@ def things_of(house: House, tenant: str) -> Things:
         "webhook_id": hook.id,
         "delivery_id": told.id,
         "schedule": SECRET,
+        "series": SECRET,
         "job_id": job.id,
     }
     return Things(job, words)

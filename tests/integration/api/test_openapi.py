@@ -105,7 +105,7 @@ def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
     settings = {"requests_per_minute": 1_000_000, "data_roots": [tmp_path / "data"], "store": store}
     with opened_house(tmp_path, **settings) as opened:
         opened.model(alias="champion")
-        opened.finish(opened.submit(), rejected=1)
+        opened.finish(opened.submit(), rejected=1, series="churn")
         opened.submit(labels={"team": "growth"})
         yield opened
 

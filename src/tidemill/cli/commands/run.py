@@ -21,9 +21,9 @@ from tidemill.cli.backend import Server, address, chosen
 from tidemill.cli.output import people
 from tidemill.cli.progress import ProgressView
 from tidemill.cli.submitting import print_submitted
-from tidemill.cli.summary import ending_of, print_ending, print_preview
+from tidemill.cli.summary import ending_of, print_ending, print_nothing_new, print_preview
 from tidemill.cli.words import save_spec, takes_spec
-from tidemill.domain.errors import InvalidSpec
+from tidemill.domain.errors import InvalidSpec, NothingNew
 from tidemill.service import jobs, retention, stdin
 from tidemill.service.context import Context
 from tidemill.wire.spec import JobSpec
@@ -63,6 +63,7 @@ def run(
       tidemill run churn@champion data.parquet -o scores/ --server http://mill:8642
       cat data.jsonl | tidemill run model.txt - -o scores/
       tidemill run model.txt @list-of-files.txt -o scores/
+      tidemill run model.txt arriving/ -o scores/ --only-new
       tidemill run job.yaml
     """
     if save is not None:
@@ -88,8 +89,12 @@ def run(
             answer = jobs.preview(context, spec, options)
             print_preview(answer, spec, _command_line(), as_json=json)
             return
-        with ProgressView(quiet=quiet or json) as view, _interrupts(view):
-            outcome = jobs.run(context, spec, [view], options)
+        try:
+            with ProgressView(quiet=quiet or json) as view, _interrupts(view):
+                outcome = jobs.run(context, spec, [view], options)
+        except NothingNew as exc:
+            print_nothing_new(exc, as_json=json)
+            return
         code = print_ending(ending_of(context, outcome), as_json=json, allow_rejected=allow_rejected)
     raise typer.Exit(code)
 

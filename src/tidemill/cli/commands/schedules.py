@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import date, datetime
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from tidemill.cli.backend import Server, chosen
+from tidemill.cli.backend import Backend, Server, chosen
 from tidemill.cli.output import counted, people, print_json, print_line, print_table
 from tidemill.cli.requests import checked
 from tidemill.cli.words import takes_spec
-from tidemill.domain.errors import InvalidSpec
+from tidemill.domain.errors import InvalidSpec, NotFound
 from tidemill.domain.schedule import CatchUp, Overlap
 from tidemill.wire.schedules import AddSchedule, BackfillRequest, FiringOut, ScheduleOut
+from tidemill.wire.series import SeriesOut
 from tidemill.wire.spec import JobSpec
 
 app = typer.Typer(
@@ -38,6 +40,13 @@ def add(
         str, typer.Option(help="Whose clocks --cron and templates mean, such as Europe/Berlin.", metavar="ZONE")
     ] = "UTC",
     every: Annotated[str | None, typer.Option(help='Every so often instead, such as "6h".', metavar="TIME")] = None,
+    on_new_files: Annotated[
+        bool, typer.Option("--on-new-files", help="Look at these times for files not scored yet; by default every 1m.")
+    ] = False,
+    on_alias: Annotated[
+        bool,
+        typer.Option("--on-alias", help="Look at these times if the model's alias moved; by default every 1m."),
+    ] = False,
     overlap: Annotated[
         Overlap, typer.Option(help="If the job before is not over: skip this one, queue it, or cancel the other.")
     ] = Overlap.SKIP,
@@ -56,14 +65,12 @@ def add(
       tidemill schedules add churn@champion '/lake/{{ due - 1d | date }}' -o '/scores/{{ due - 1d | date }}'
                --name nightly --cron "0 2 * * *" --timezone Europe/Berlin
       tidemill schedules add job.yaml --every 6h
+      tidemill schedules add churn@champion /lake/arriving -o /scores --mode append --name arriving --on-new-files
+      tidemill schedules add churn@champion /lake/all -o /scores --mode overwrite --name again --on-alias
     """
     if spec.name is None:
         raise InvalidSpec("A schedule needs a name.", remedy="Say --name NAME.")
-    if (cron is None) == (every is None):
-        raise InvalidSpec("A schedule has one trigger.", remedy='Say --cron "0 2 * * *" or --every 6h.')
-    trigger: dict[str, Any] = {"kind": "interval", "every": every, "timezone": timezone}
-    if cron is not None:
-        trigger = {"kind": "cron", "cron": cron, "timezone": timezone}
+    trigger = _trigger(cron, timezone, every, on_new_files=on_new_files, on_alias=on_alias)
     words = {
         "name": spec.name,
         "spec": spec.model_copy(update={"name": None}),
@@ -121,15 +128,20 @@ def show(
     """
     with chosen(server) as backend:
         shown, fired = backend.schedules_show(schedule), backend.schedules_firings(schedule, limit=limit)
+        spec = JobSpec.model_validate(shown.spec)
+        recorded = None if spec.input.series is None else _recorded(backend, spec.input.series.name)
     if json:
-        print_json({**shown.model_dump(mode="json"), "firings": [each.model_dump(mode="json") for each in fired]})
+        firings = [each.model_dump(mode="json") for each in fired]
+        series = None if recorded is None else recorded.model_dump(mode="json")
+        print_json({**shown.model_dump(mode="json"), "series": series, "firings": firings})
         return
-    spec = JobSpec.model_validate(shown.spec)
     print_line(f"{shown.name}  {shown.id}")
     print_line(f"  trigger   {shown.trigger_text}")
     print_line(f"  next      {_next(shown)}")
     print_line(f"  job       {spec.model}  {' '.join(spec.input.path)}")
     print_line(f"  output    {'kept by the service' if spec.output is None else spec.output.path}")
+    if recorded is not None:
+        print_line(f"  scored    {counted(recorded.files, 'file')} of the series {recorded.name}")
     print_line(f"  policies  overlap {shown.overlap}, catch-up {shown.catch_up}")
     print_line(
         f"  added by  {shown.created_by}, {shown.created_at.astimezone():%Y-%m-%d %H:%M}; its jobs have its rights"
@@ -246,6 +258,22 @@ def remove(schedule: Schedule, server: Server = None) -> None:
     people.print(f"[bold]{escape(schedule)}[/] is removed")
 
 
+def _trigger(
+    cron: str | None, timezone: str, every: str | None, *, on_new_files: bool, on_alias: bool
+) -> dict[str, Any]:
+    if (cron is not None and every is not None) or (on_new_files and on_alias):
+        raise InvalidSpec("A schedule has one trigger.", remedy="Say --cron or --every, --on-new-files or --on-alias.")
+    looks = on_new_files or on_alias
+    if cron is None and every is None and not looks:
+        raise InvalidSpec(
+            "A schedule has one trigger.", remedy='Say --cron "0 2 * * *", --every 6h, --on-new-files or --on-alias.'
+        )
+    timer: dict[str, Any] = {"kind": "interval", "every": every or "1m", "timezone": timezone}
+    if cron is not None:
+        timer = {"kind": "cron", "cron": cron, "timezone": timezone}
+    return {"kind": "new_files" if on_new_files else "alias_moved", "look": timer} if looks else timer
+
+
 def _print_changed(schedule: ScheduleOut, said: str, *, as_json: bool) -> None:
     if as_json:
         print_json(schedule.model_dump(mode="json"))
@@ -259,6 +287,13 @@ def _print_whole(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> N
     widths = [max(len(line[number]) for line in lines) for number in range(len(columns))]
     for line in lines:
         print_line("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _recorded(backend: Backend, series: str) -> SeriesOut | None:
+    """What its jobs have scored; None while there was none."""
+    with suppress(NotFound):
+        return backend.series_show(series)
+    return None
 
 
 def _next(schedule: ScheduleOut) -> str:

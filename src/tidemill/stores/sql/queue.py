@@ -44,6 +44,7 @@ from tidemill.ports.store import EVERY_JOB, JobQueue, WorkerStore
 from tidemill.stores.sql.database import Database, insert_rows
 from tidemill.stores.sql.line import read_line
 from tidemill.stores.sql.rows import check_labels, job_of, no_such_job, read_job, read_jobs
+from tidemill.stores.sql.series import hold, record_files
 from tidemill.stores.sql.tables import documents, held_by, idempotency, jobs
 
 _MIN_ABBREVIATION = 6
@@ -189,6 +190,8 @@ class SqlQueue(JobQueue):
                     f"Job {lease.job_id} cannot be {state}: its counts say otherwise.",
                     remedy="Report this: the ledger and the manifest do not reconcile.",
                 ) from exc
+            if row is not None and state in FINISHED:
+                record_files(connection, lease.job_id, self._database.now_ms)
             if row is not None and state is JobState.PAUSED and (row.want_told, row.want) == (Want.PAUSE, Want.RUN):
                 # Somebody wanted it to go on again before the holder could have heard of it.
                 self._requeue(connection, lease.job_id)
@@ -297,6 +300,8 @@ class SqlQueue(JobQueue):
         row = connection.execute(new).mappings().first()
         if row is None:
             raise Refused(f"There is a job {job.id} already.", remedy="Submit it under another id.")
+        if job.series is not None:
+            hold(connection, self._database.dialect, job.tenant, job.series, job.id)
         bodies = {"spec": job.spec, "model": None if job.model is None else job.model.to_json()}
         stored = [{"job_id": job.id, "kind": kind, "body": body} for kind, body in bodies.items() if body is not None]
         insert_rows(connection, documents, stored)

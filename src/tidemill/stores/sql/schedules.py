@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, exis
 
 from tidemill.domain.errors import KeyReused, NotFound, Refused
 from tidemill.domain.job import Idempotency, JobState
+from tidemill.domain.lookout import trigger_of
 from tidemill.domain.schedule import (
     OVER,
     PUT_BACK,
@@ -19,7 +20,7 @@ from tidemill.domain.schedule import (
     Origin,
     Overlap,
     Schedule,
-    trigger_of,
+    Trigger,
 )
 from tidemill.ports.store import FiringStore, ScheduleStore
 from tidemill.stores.sql.database import Database
@@ -104,9 +105,13 @@ class SqlSchedules(ScheduleStore):
             row = _hold(connection, schedule_id)
             return None if row is None else _schedule(row)
 
-    def move_on(self, schedule_id: str, next_due: datetime | None, *, checked_at: datetime) -> None:
+    def move_on(
+        self, schedule_id: str, next_due: datetime | None, *, checked_at: datetime, trigger: Trigger | None = None
+    ) -> None:
         due = None if next_due is None else milliseconds(next_due)
-        values = {"next_due_ms": due, "checked_at_ms": milliseconds(checked_at)}
+        values: dict[str, Any] = {"next_due_ms": due, "checked_at_ms": milliseconds(checked_at)}
+        if trigger is not None:
+            values["trigger_spec"] = trigger.to_json()
         with self._database.write() as connection:
             connection.execute(update(schedules).where(schedules.c.id == schedule_id).values(values))
 

@@ -23,6 +23,7 @@ from tidemill.stores.sql.models import SqlModels
 from tidemill.stores.sql.outbox import SqlOutbox
 from tidemill.stores.sql.queue import SqlQueue
 from tidemill.stores.sql.schedules import SqlFirings, SqlSchedules
+from tidemill.stores.sql.series import SqlSeries
 from tidemill.stores.sql.sessions import SqlSessions
 from tidemill.stores.sql.trust import SqlTrust
 from tidemill.stores.sql.webhooks import SqlWebhooks
@@ -57,6 +58,7 @@ class SqlStore(Store):
         self.jobs = SqlQueue(database, self._workers, lease_seconds=self.lease_seconds)
         self.history = SqlHistory(database, self._workers)
         self.ledger = SqlLedger(database)
+        self.series = SqlSeries(database)
         self.trust = SqlTrust(database)
         self.models = SqlModels(database)
         self.keys = SqlKeys(database)

@@ -155,6 +155,28 @@ api_keys = Table(
     Column("last_used_at_ms", BigInteger),
 )
 
+series = Table(
+    "series",
+    metadata,
+    Column("number", BigInteger, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("jobs", BigInteger, nullable=False),
+    Column("job_id", Text),
+    Column("recorded_at_ms", BigInteger),
+)
+
+# Rows of a job that has not succeeded have a number above `series.jobs`, and do not count.
+scored_files = Table(
+    "scored_files",
+    metadata,
+    Column("series", BigInteger, ForeignKey("series.number"), primary_key=True, autoincrement=False),
+    Column("path", Text, primary_key=True),
+    Column("job", BigInteger, primary_key=True, autoincrement=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),
+)
+
 sessions = Table(
     "sessions",
     metadata,

@@ -37,6 +37,7 @@ from tidemill.testing.store.ledger import LedgerSuite
 from tidemill.testing.store.models import ModelsSuite
 from tidemill.testing.store.outbox import OutboxSuite
 from tidemill.testing.store.schedules import SchedulesSuite
+from tidemill.testing.store.series import SeriesSuite
 from tidemill.testing.store.sessions import SessionsSuite
 from tidemill.testing.store.submitting import SubmittingSuite
 from tidemill.testing.store.suite import claim_next
@@ -72,6 +73,7 @@ class StoreContract(
     LeasesSuite,
     WishesSuite,
     LedgerSuite,
+    SeriesSuite,
     HistorySuite,
     ModelsSuite,
     KeysSuite,
