@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from tests.integration.api.house import House, opened_house
 from tidemill.domain.access import Principal, Role
@@ -18,10 +19,11 @@ from tidemill.domain.errors import InputChanged, InvalidSpec, NotAllowed, NotFou
 from tidemill.domain.job import JobState
 from tidemill.engine import planner
 from tidemill.engine.worker import Worker
-from tidemill.service import places, registration, submission
+from tidemill.service import places, registration, schedules, submission
 from tidemill.sources.listing import list_inputs
 from tidemill.sources.pinned import opened
 from tidemill.testing.store import new_plan
+from tidemill.wire.schedules import AddSchedule
 from tidemill.wire.spec import JobSpec
 
 
@@ -143,6 +145,45 @@ def test_no_output_outside_the_roots(linked: House, somebody: Principal, text: s
     with pytest.raises((NotAllowed, InvalidSpec, NotFound)) as refused:
         linked.submit(somebody, output={"path": words_of(linked, text)})
     assert refused.value.remedy
+    assert sorted(linked.folder.rglob("*")) == before
+
+
+HOSTILE_TEMPLATES = [
+    *(
+        "/etc/<due | date>",
+        "{outside}/<due | date>",
+        "{root}/../outside/<due>",
+        "<due>",
+        "<due | date>/x",
+        "<due>/../../x",
+    ),
+    *(
+        "{root}/<due | date('/../../outside/%Y')>",
+        "{root}/<due | date('../../etc')>",
+        "{root}/<due | date('%Y')>/../../x",
+    ),
+    *(
+        "{root}/<now>",
+        "{root}/<due.__class__>",
+        "{root}/<''.__class__.__mro__>",
+        "{root}/<due | attr('x')>",
+        "{root}/<<due>>",
+    ),
+    *("{root}/<due | date('\0')>", "{root}/<due | date('\r\nX: y')>", "{root}/<due - 1d", "{root}/<7*7>"),
+]
+"""With < and > for the braces of templates."""
+
+
+@pytest.mark.parametrize("what", ["input", "output"])
+@pytest.mark.parametrize("text", HOSTILE_TEMPLATES)
+def test_no_template_leads_outside_the_roots(linked: House, somebody: Principal, text: str, what: str) -> None:
+    named = words_of(linked, text).replace("<", "{{ ").replace(">", " }}")
+    spec = linked.spec().model_dump(mode="json", exclude_defaults=True)
+    spec[what] = {"path": [named] if what == "input" else named}
+    wanted = {"name": "x", "spec": spec, "trigger": {"kind": "cron", "cron": "0 2 * * *"}}
+    before = sorted(linked.folder.rglob("*"))
+    with pytest.raises((NotAllowed, InvalidSpec, NotFound, ValidationError)):
+        schedules.add(linked.context, somebody, AddSchedule.model_validate(wanted))
     assert sorted(linked.folder.rglob("*")) == before
 
 

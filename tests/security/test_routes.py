@@ -50,6 +50,8 @@ LEAST = {
     "POST /api/v1/schedules/{schedule}/resume": O, "POST /api/v1/schedules/{schedule}/run": O,
     "GET /api/v1/schedules/{schedule}/next": V, "GET /api/v1/schedules/{schedule}/firings": V,
     "POST /api/v1/schedules/{schedule}/backfill": O,
+    "GET /api/v1/series": V, "GET /api/v1/series/{series}": V, "GET /api/v1/series/{series}/files": V,
+    "POST /api/v1/series/{series}/forget": O,
     "GET /api/v1/sessions": A, "POST /api/v1/sessions/{session_id}/end": A,
     # Pages.
     "GET /schedules": V, "GET /schedules/{schedule}": V, "POST /schedules/{schedule}/run": O,

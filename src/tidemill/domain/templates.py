@@ -75,4 +75,6 @@ def _formatted(moment: datetime, form: str, whole: str) -> str:
             f"{whole} has a format that is not known: %{unknown[0] if unknown else ''}.",
             remedy="There are %Y %y %m %d %H %M %S, %j for the day of the year, %G %V %u for the week, and %%.",
         )
+    if not form.isprintable():
+        raise InvalidSpec(f"{whole!r} holds characters that nobody sees.", remedy="Write the format on one line.")
     return moment.strftime(form)

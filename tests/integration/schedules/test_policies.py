@@ -290,7 +290,7 @@ def test_a_schedule_has_the_rights_of_its_key(house: Timed) -> None:
     assert str(who.id) in refused.message and "revoked" in refused.message
     assert refused.reason and "Remove the schedule" in refused.reason["remedy"]
     viewer, _ = house.key(Role.VIEWER)
-    house.schedule("viewed", trigger=every(600), key_id=viewer.key_id, created_by=viewer.name)
+    house.schedule("viewed", trigger=every(600), key_id=viewer.id, created_by=viewer.name)
     with pytest.raises(NotAllowed, match="viewer"):
         schedules.run(house.context, house.here, "viewed")
 
