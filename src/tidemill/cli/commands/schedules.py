@@ -62,9 +62,8 @@ def add(
     Paths may hold the due time: {{ due }}, {{ due | date }}, {{ due - 1d | date }}, {{ due | date("%Y/%m") }}.
     On a service, paths are those of its own disk: server:/path.
 
-      tidemill schedules add churn@champion '/lake/{{ due - 1d | date }}' -o '/scores/{{ due - 1d | date }}'
-               --name nightly --cron "0 2 * * *" --timezone Europe/Berlin
-      tidemill schedules add job.yaml --every 6h
+      tidemill schedules add nightly.yaml --cron "0 2 * * *" --timezone Europe/Berlin
+      tidemill schedules add churn@champion '/in/{{ due | date }}' -o '/out/{{ due | date }}' --name daily --every 1d
       tidemill schedules add churn@champion /lake/arriving -o /scores --mode append --name arriving --on-new-files
       tidemill schedules add churn@champion /lake/all -o /scores --mode overwrite --name again --on-alias
     """
