@@ -15,16 +15,15 @@ from tidemill.domain.schedule import (
     ON_TIME,
     OVER,
     CatchUp,
-    Cron,
     Firing,
     FiringState,
-    Interval,
     Origin,
     Overlap,
     date_state,
     meet,
     passed,
 )
+from tidemill.domain.trigger import Cron, Interval
 
 T0 = datetime(2026, 11, 26, tzinfo=UTC)
 SECOND, DAY = timedelta(seconds=1), timedelta(days=1)

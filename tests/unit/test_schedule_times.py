@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.domain.errors import InvalidSpec
-from tidemill.domain.schedule import Cron, Interval, Trigger, trigger_of
+from tidemill.domain.trigger import Cron, Interval, Trigger, trigger_of
 
 MINUTE = timedelta(minutes=1)
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Self
 
-from tidemill.domain import schedule
+from tidemill.domain import trigger
 from tidemill.domain.errors import InvalidSpec
-from tidemill.domain.schedule import Cron, Interval, Overlap, Schedule, Trigger
+from tidemill.domain.schedule import Overlap, Schedule
+from tidemill.domain.trigger import Cron, Interval, Trigger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +72,8 @@ def trigger_of(data: dict[str, Any]) -> Trigger:
     kinds: dict[str, type[Lookout]] = {NewFiles.kind: NewFiles, AliasMoved.kind: AliasMoved}
     kind = kinds.get(data["kind"])
     if kind is None:
-        return schedule.trigger_of(data)
-    when = schedule.trigger_of(data["look"])
+        return trigger.trigger_of(data)
+    when = trigger.trigger_of(data["look"])
     assert isinstance(when, Cron | Interval)
     return kind(when=when, seen=data["seen"])
 

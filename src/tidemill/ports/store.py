@@ -22,8 +22,9 @@ from tidemill.domain.login import Session
 from tidemill.domain.model import ModelVersion
 from tidemill.domain.plan import InputFile, PlanSummary
 from tidemill.domain.receipt import NO_USAGE, Receipt, Usage
-from tidemill.domain.schedule import Firing, Schedule, Trigger
+from tidemill.domain.schedule import Firing, Schedule
 from tidemill.domain.series import Series
+from tidemill.domain.trigger import Trigger
 from tidemill.ports.outbox import Outbox, WebhookStore
 
 EVERY_JOB = JobFilter()

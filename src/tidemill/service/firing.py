@@ -36,11 +36,11 @@ from tidemill.domain.schedule import (
     Overlap,
     Passed,
     Schedule,
-    Trigger,
     is_on_time,
     meet,
     passed,
 )
+from tidemill.domain.trigger import Trigger
 from tidemill.service import audit, keys, lookout, submission
 from tidemill.service.context import Context
 from tidemill.wire.spec import JobSpec

@@ -17,18 +17,8 @@ from tidemill.domain.errors import InvalidSpec, NotAllowed, NotFound, TooLarge
 from tidemill.domain.ids import new_id
 from tidemill.domain.job import Idempotency, Job, JobState
 from tidemill.domain.lookout import AliasMoved, Lookout, NewFiles, check_overlap
-from tidemill.domain.schedule import (
-    CatchUp,
-    Cron,
-    Firing,
-    FiringState,
-    Interval,
-    Origin,
-    Overlap,
-    Schedule,
-    Trigger,
-    date_state,
-)
+from tidemill.domain.schedule import CatchUp, Firing, FiringState, Origin, Overlap, Schedule, date_state
+from tidemill.domain.trigger import Cron, Interval, Trigger
 from tidemill.service import audit, firing, lookout, submission
 from tidemill.service.context import Context
 from tidemill.wire.schedules import (

@@ -13,7 +13,8 @@ from tests.integration.api.house import House, opened_house
 from tests.postgres import given_database, given_postgres_url, postgres, postgres_database, postgres_url
 from tidemill.domain.ids import new_id
 from tidemill.domain.job import Job, Lease
-from tidemill.domain.schedule import Cron, Firing, FiringState, Interval, Schedule, Trigger
+from tidemill.domain.schedule import Firing, FiringState, Schedule
+from tidemill.domain.trigger import Cron, Interval, Trigger
 from tidemill.service import scheduler
 from tidemill.service.context import Context
 

@@ -9,7 +9,8 @@ import pytest
 from tests.integration.schedules.conftest import DAY, HOUR, MINUTE, SECOND, T0, Timed, every
 from tidemill.domain.errors import NotFound
 from tidemill.domain.job import JobState
-from tidemill.domain.schedule import CatchUp, Cron, FiringState, Overlap
+from tidemill.domain.schedule import CatchUp, FiringState, Overlap
+from tidemill.domain.trigger import Cron
 from tidemill.service import firing
 from tidemill.wire.spec import JobSpec
 

@@ -21,7 +21,8 @@ from tidemill.domain.errors import (
     WrongState,
 )
 from tidemill.domain.job import JobState, Want
-from tidemill.domain.schedule import CatchUp, Cron, FiringState, Origin, Overlap, Schedule
+from tidemill.domain.schedule import CatchUp, FiringState, Origin, Overlap, Schedule
+from tidemill.domain.trigger import Cron
 from tidemill.service import firing, keys, retention, schedules, submission
 from tidemill.wire.schedules import AddSchedule, BackfillRequest
 

@@ -11,17 +11,8 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, exis
 from tidemill.domain.errors import KeyReused, NotFound, Refused
 from tidemill.domain.job import Idempotency, JobState
 from tidemill.domain.lookout import trigger_of
-from tidemill.domain.schedule import (
-    OVER,
-    PUT_BACK,
-    CatchUp,
-    Firing,
-    FiringState,
-    Origin,
-    Overlap,
-    Schedule,
-    Trigger,
-)
+from tidemill.domain.schedule import OVER, PUT_BACK, CatchUp, Firing, FiringState, Origin, Overlap, Schedule
+from tidemill.domain.trigger import Trigger
 from tidemill.ports.store import FiringStore, ScheduleStore
 from tidemill.stores.sql.database import Database
 from tidemill.stores.sql.rows import milliseconds, moment, moment_or_none

@@ -13,8 +13,9 @@ from tidemill.domain.job import NewJob
 from tidemill.domain.model import ModelVersion, Pin
 from tidemill.domain.plan import PlanSummary
 from tidemill.domain.receipt import Part, Receipt, Rejection, Usage
-from tidemill.domain.schedule import Cron, Firing, FiringState, Origin, Schedule
+from tidemill.domain.schedule import Firing, FiringState, Origin, Schedule
 from tidemill.domain.signature import Field, ModelInfo
+from tidemill.domain.trigger import Cron
 from tidemill.domain.webhook import Webhook
 
 ROWS = 10

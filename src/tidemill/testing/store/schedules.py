@@ -12,7 +12,8 @@ import pytest
 
 from tidemill.domain.errors import KeyReused, NotFound, Refused
 from tidemill.domain.job import Idempotency, JobState, Want
-from tidemill.domain.schedule import PUT_BACK, CatchUp, Firing, FiringState, Interval, Origin, Overlap
+from tidemill.domain.schedule import PUT_BACK, CatchUp, Firing, FiringState, Origin, Overlap
+from tidemill.domain.trigger import Interval
 from tidemill.ports.store import Store
 from tidemill.testing.store.factories import ERROR, new_firing, new_job, new_schedule
 from tidemill.testing.store.suite import Held, StoreSuite
