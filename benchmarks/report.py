@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
-LIBRARIES = ("tidemill", "numpy", "pyarrow", "lightgbm", "pandas")
+LIBRARIES = ("tidemill", "tidemill-kernels", "numpy", "pyarrow", "lightgbm", "pandas")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Ratio:
         if self.target is None or not judged:
             return f"  {self.name:<64} {self.value:7.3f}"
         verdict = "ok" if self.value <= self.target else "OVER"
-        return f"  {self.name:<64} {self.value:7.3f}   at most {self.target:g}: {verdict}"
+        return f"  {self.name:<64} {self.value:7.3f}   at most {self.target:.3g}: {verdict}"
 
 
 @dataclass(kw_only=True)

@@ -19,7 +19,8 @@ def run(*, rows: int, rounds: int, trees: int) -> Report:
     )
     model, source = data.model_file(trees=trees, leaves=63), data.input_folder(rows)
     takes = {
-        "tidemill": lambda: contestants.tidemill(model, source),
+        "tidemill": lambda: contestants.tidemill(model, source, "--accelerate", "off"),
+        "tidemill, kernel": lambda: contestants.tidemill(model, source, "--accelerate", "strict"),
         "floor": lambda: contestants.floor(model, source),
         "pandas script": lambda: contestants.peer("pandas_script", model, source),
         "pyarrow loop": lambda: contestants.peer("pyarrow_loop", model, source),
@@ -42,6 +43,19 @@ def _check(report: Report, rows: int) -> None:
                 raise SystemExit(f"{name} gave {one['rows']:,} rows that add up to {one['sum_of_predictions']}.")
 
 
+def _kernel_ratios(report: Report) -> list[Ratio]:
+    """The whole job with a kernel against nothing but the library's predict calls, side by side in all cores."""
+    pairs = list(zip(report.runs["tidemill, kernel"], report.runs["floor"], strict=True))
+    cpu = [own["cpu_seconds"] / low["stages"]["predict"] for own, low in pairs]
+    wall = [own["wall_seconds"] / (low["stages"]["predict"] / low["threads"]) for own, low in pairs]
+    return [
+        Ratio(
+            name="CPU of all with the kernel / CPU of the library's predict", value=statistics.median(cpu), target=1 / 3
+        ),
+        Ratio(name="wall with the kernel / library's predict alone", value=statistics.median(wall), target=1 / 3),
+    ]
+
+
 def _ratios(report: Report) -> list[Ratio]:
     pairs = list(zip(report.runs["tidemill"], report.runs["floor"], strict=True))
     cpu = [(own["cpu_seconds"] - low["import_cpu_seconds"]) / low["cpu_seconds"] for own, low in pairs]
@@ -52,6 +66,7 @@ def _ratios(report: Report) -> list[Ratio]:
         Ratio(name="wall / (floor's CPU / cores + one import)", value=statistics.median(wall), target=1.2),
         Ratio(name="wall / the floor's own wall, on this machine as busy as it was", value=statistics.median(beside)),
         Ratio(name="peak memory, GB", value=report.median("tidemill", "peak_pss_bytes") / 1e9, target=0.7),
+        *_kernel_ratios(report),
         *(
             Ratio(name=f"{what} / {peer}'s", value=report.median_of_ratios("tidemill", peer, key), target=target)
             for peer, wall_target in (("pandas script", 1.0), ("pyarrow loop", None))
