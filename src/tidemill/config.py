@@ -199,8 +199,8 @@ class Settings(BaseSettings):
         str | None,
         Field(
             pattern=r"^https?://[^/?#\s]+/?$",
-            description="Address by which browsers reach the pages, such as https://tidemill.example.org; needed for"
-            " OIDC.",
+            description="Address by which people reach the pages, such as https://tidemill.example.org: webhooks link"
+            " there, and OIDC needs it.",
         ),
     ] = None
     logins: Annotated[

@@ -76,8 +76,16 @@ def test_a_message_says_what_became_of_the_job() -> None:
             "created_at": "2026-05-28T20:26:40.000Z",
             "started_at": "2026-05-28T20:26:40.007Z",
             "finished_at": None,
-            "links": {"self": "/api/v1/jobs/job_1"},
+            "links": {"self": "/api/v1/jobs/job_1", "page": "/jobs/job_1"},
         },
+    }
+
+
+def test_links_lead_to_where_people_reach_the_service() -> None:
+    links = json.loads(body(delivery(), "https://tidemill.example.com"))["data"]["links"]
+    assert links == {
+        "self": "https://tidemill.example.com/api/v1/jobs/job_1",
+        "page": "https://tidemill.example.com/jobs/job_1",
     }
 
 

@@ -138,13 +138,14 @@ def retry_seconds(attempts: int, chance: float) -> float | None:
     return RETRY_SECONDS[attempts - 1] * (1 + _JITTER * chance)
 
 
-def body(delivery: Delivery) -> bytes:
-    """The JSON of a message: the same bytes at every attempt.
+def body(delivery: Delivery, home: str = "") -> bytes:
+    """The JSON of a message: the same bytes at every attempt. `home` is where people reach the service, without a
+    slash at its end; its links are relative without.
 
     It says which job, where it stands and how many rows, and where to ask for more: no data, no paths, no texts of
     errors, which may quote data.
     """
-    told = {"type": delivery.type.value, "timestamp": _text(delivery.at), "data": _data(delivery)}
+    told = {"type": delivery.type.value, "timestamp": _text(delivery.at), "data": _data(delivery, home)}
     return json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -174,7 +175,7 @@ _TIMES = MappingProxyType(
 )
 
 
-def _data(delivery: Delivery) -> dict[str, Any]:
+def _data(delivery: Delivery, home: str) -> dict[str, Any]:
     facts = delivery.facts
     if delivery.job_id is None:
         return {"webhook_id": delivery.webhook_id}
@@ -183,7 +184,7 @@ def _data(delivery: Delivery) -> dict[str, Any]:
         "counts": {name: facts[name] for name in ("total", "predicted", "rejected")},
         "error": None if facts["error"] is None else {"code": facts["error"]["code"]},
         **{name: _text_of_ms(facts[fact]) for name, fact in _TIMES.items()},
-        "links": {"self": f"/api/v1/jobs/{delivery.job_id}"},
+        "links": {"self": f"{home}/api/v1/jobs/{delivery.job_id}", "page": f"{home}/jobs/{delivery.job_id}"},
     }
 
 

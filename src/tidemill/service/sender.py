@@ -214,7 +214,8 @@ async def attempt(
             aim = await asyncio.get_running_loop().run_in_executor(
                 names, reach.aim, claimed.webhook.url, webhooks.reach_of(context)
             )
-            return await _post(client, aim, _signed(context, claimed), body(claimed.delivery))
+            content = body(claimed.delivery, context.policy.public_url or "")
+            return await _post(client, aim, _signed(context, claimed, content), content)
     except TimeoutError:
         return Outcome(problem=f"No answer within {options.attempt_seconds:g} s.")
     except TidemillError as exc:
@@ -266,7 +267,7 @@ def record(context: Context, claimed: Claimed, outcome: Outcome) -> str | None:
     return "failed" if pause is not None else "given_up"
 
 
-def _signed(context: Context, claimed: Claimed) -> dict[str, str]:
+def _signed(context: Context, claimed: Claimed, content: bytes) -> dict[str, str]:
     key = context.signing.find()
     assert key is not None, "it was claimed by that key's id"
     hook = claimed.webhook
@@ -274,7 +275,7 @@ def _signed(context: Context, claimed: Claimed) -> dict[str, str]:
     if hook.previous_until is not None and datetime.now(UTC) < hook.previous_until:
         generations.append(hook.generation - 1)
     secrets = [secret(key, hook.id, generation) for generation in generations]
-    return signed_headers(secrets, claimed.delivery.id, int(time.time()), body(claimed.delivery))
+    return signed_headers(secrets, claimed.delivery.id, int(time.time()), content)
 
 
 def _client(options: SenderOptions) -> httpx2.AsyncClient:

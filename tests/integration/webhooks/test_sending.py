@@ -76,7 +76,7 @@ def test_a_receiver_is_told_how_a_job_ended(either: House, sending_from: Sending
     assert (data["model"], data["labels"]) == ("churn", {"team": "growth"})
     assert data["counts"] == {"total": 20, "predicted": 17, "rejected": 3}
     assert data["finished_at"] == job.finished_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    assert data["links"] == {"self": f"/api/v1/jobs/{job.id}"}
+    assert data["links"] == {"self": f"/api/v1/jobs/{job.id}", "page": f"/jobs/{job.id}"}
     assert str(either.folder) not in request.body.decode()
 
 
