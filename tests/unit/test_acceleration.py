@@ -146,3 +146,15 @@ def test_one_wrong_leaf_is_caught(trained: tuple[str, str], tmp_path: Path, monk
     _, found = decided(trained, tmp_path)
     assert found["kernel"] is None
     assert "the kernel trees disagrees with the library: prediction differs by" in found["why_not"]
+
+
+def test_rows_that_cannot_be_predicted_keep_the_kernel_off(
+    trained: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*given: Any) -> Any:
+        raise ValueError("row 17 is too much")
+
+    monkeypatch.setattr(acceleration, "compare", fails)
+    _, found = decided(trained, tmp_path)
+    assert found["kernel"] is None
+    assert "cannot be predicted together: row 17 is too much" in found["why_not"]

@@ -67,8 +67,12 @@ def _decide(plan: PlanSummary, model: Mapping[str, Any], staging: Path) -> tuple
         if fast.kernel is None:
             return None, fast.not_accelerated
         library = models.load(model, {**options, "accelerate": False})
+        sample = _sample(plan, staging)
         try:
-            found = compare(library, fast, fast.kernel, _sample(plan, staging))
+            found = compare(library, fast, fast.kernel, sample)
+        except Exception as exc:
+            # Bad rows are found when they are scored, one by one: here they only keep the kernel off.
+            return None, f"rows of the sample cannot be predicted together: {exc}"
         finally:
             library.close()
     finally:
