@@ -81,7 +81,9 @@ def test_a_running_job(house: House) -> None:
     lease = house.claim(job)
     ledger = house.context.store.ledger
     ledger.record_plan_if_current(lease, new_plan(4))
-    usage = Usage(cpu_seconds=2.0, model_seconds=1.5, peak_memory_bytes=900, input_bytes=10**9, output_bytes=10**8)
+    usage = Usage(
+        cpu_seconds=2.0, model_seconds=1.5, peak_memory_bytes=900, input_bytes=10**9, output_bytes=10**8, kernel_rows=7
+    )
     ledger.commit_chunks_if_current(lease, [new_receipt(0, usage=usage), new_receipt(1, rejected=4, usage=usage)])
     told = status.status(house.context, house.again(job))
     assert told.counts.model_dump() == {"total": 40, "predicted": 16, "rejected": 4, "remaining": 20}
@@ -93,7 +95,8 @@ def test_a_running_job(house: House) -> None:
     assert told.timestamps["created"] <= told.timestamps["planning"] <= told.timestamps["running"]
     assert [row.row for row in told.rejections] == [0, 1, 2, 3]
     assert told.worker == house.context.worker_id
-    assert (told.usage.cpu_seconds, told.usage.peak_memory_bytes, told.usage.cost) == (4.0, 900, None)
+    used = told.usage
+    assert (used.cpu_seconds, used.peak_memory_bytes, used.kernel_rows, used.cost) == (4.0, 900, 14, None)
     assert set(told.links) == {"self", "events", "logs"}
     assert told.links["self"] == f"/api/v1/jobs/{job.id}"
 

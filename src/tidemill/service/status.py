@@ -114,6 +114,7 @@ def priced(rates: RateCard | None, used: Usage, *, jobs: int = 1) -> api.UsageRe
         peak_memory_bytes=used.peak_memory_bytes,
         input_bytes=used.input_bytes,
         output_bytes=used.output_bytes,
+        kernel_rows=used.kernel_rows,
         cost=None if rates is None else api.Cost(amount=round(rates.cost(used, jobs), 6), currency=rates.currency),
     )
 

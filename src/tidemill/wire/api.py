@@ -137,6 +137,8 @@ class UsageReport(Response):
     peak_memory_bytes: int
     input_bytes: int
     output_bytes: int
+    kernel_rows: int = 0
+    """Rows that a compiled kernel predicted in place of the model's library."""
     cost: Cost | None = None
     """By the service's rate card, if it has one."""
 
