@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tidemill.flavors import sklearn_trees
 from tidemill.flavors.lightgbm import LightGBMFlavor
+from tidemill.flavors.sklearn import PickleFlavor
 from tidemill.flavors.xgboost import XGBoostFlavor
 from tidemill.kernels import library, trees
 from tidemill.kernels.library import NotCompilable
@@ -301,6 +303,104 @@ def test_what_no_kernel_knows_is_left_to_xgboost(tmp_path: Path, parameters: dic
     assert model.kernel is None
     assert why in model.not_accelerated
     assert not model.predict(batch(np.nan_to_num(x))).by_kernel
+
+
+SKLEARN: dict[str, tuple[str, dict[str, Any], int]] = {
+    "histograms": ("HistGradientBoostingRegressor", {}, VALUE),
+    "histograms, poisson": ("HistGradientBoostingRegressor", {"loss": "poisson"}, POSITIVE),
+    "histograms, 200 leaves": (
+        "HistGradientBoostingRegressor",
+        {"max_leaf_nodes": 200, "min_samples_leaf": 2, "max_depth": None},
+        VALUE,
+    ),
+    "histograms, two classes": ("HistGradientBoostingClassifier", {}, YES),
+    "histograms, classes": ("HistGradientBoostingClassifier", {}, CLASSES),
+    "stages": ("GradientBoostingRegressor", {}, VALUE),
+    "stages from zero": ("GradientBoostingRegressor", {"init": "zero"}, VALUE),
+    "stages, two classes": ("GradientBoostingClassifier", {}, YES),
+    "stages, classes": ("GradientBoostingClassifier", {}, CLASSES),
+}
+
+
+def sklearn_model(path: Path, x: Array, y: Array, name: str, *, scaled: bool = False, **parameters: Any) -> Any:
+    import joblib
+    from sklearn import ensemble
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    rounds = "max_iter" if name.startswith("Hist") else "n_estimators"
+    model = getattr(ensemble, name)(**{rounds: 15}, random_state=0, **parameters)
+    model = make_pipeline(StandardScaler(), model) if scaled else model
+    joblib.dump(model.fit(x, y), path)
+    return model
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("name", SKLEARN)
+def test_scikit_learn_s_bits(tmp_path: Path, name: str, scaled: bool) -> None:
+    kind, parameters, target = SKLEARN[name]
+    x, y = data()
+    if kind.startswith("Gradient"):
+        x = np.nan_to_num(x)
+    model = sklearn_model(tmp_path / "model.pkl", x, targets(y)[target], kind, scaled=scaled, **parameters)
+    final = model[-1] if scaled else model
+    trees_ = [tree.nodes for stage in final._predictors for tree in stage] if kind.startswith("Hist") else []
+    thresholds = [float(each) for tree in trees_ for each in tree["num_threshold"][tree["is_leaf"] == 0]]
+    thresholds += [
+        float(each) for tree in getattr(final, "estimators_", np.empty(0)).ravel() for each in tree.tree_.threshold
+    ]
+    rows = probes(x, thresholds)
+    if kind.startswith("Gradient") or scaled:
+        rows = np.nan_to_num(rows, nan=0.25, posinf=1e30, neginf=-1e30)
+        rows[np.abs(rows) > 1e30] = 1e30
+    asked = {"features": NAMES, "probabilities": target in (YES, CLASSES)}
+    expected, found = both(PickleFlavor, tmp_path / "model.pkl", batch(rows), **asked)
+    assert found == expected
+
+
+def test_scikit_learn_does_not_sum_the_trees_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    x, y = data()
+    sklearn_model(tmp_path / "model.pkl", x, y, "HistGradientBoostingRegressor")
+    model = PickleFlavor().load(str(tmp_path / "model.pkl"), {"features": NAMES, "accelerate": True})
+    monkeypatch.setattr(HistGradientBoostingRegressor, "_predict_iterations", None)
+    assert model.predict(batch(x)).by_kernel
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "why"),
+    [
+        ("RandomForestRegressor", {"max_depth": 3}, "there is no kernel for a RandomForestRegressor"),
+        ("HistGradientBoostingRegressor", {"categorical_features": [0]}, "it splits by categories"),
+    ],
+)
+def test_what_no_kernel_knows_is_left_to_scikit_learn(
+    tmp_path: Path, name: str, parameters: dict[str, Any], why: str
+) -> None:
+    x, y = data()
+    x = np.nan_to_num(x)
+    x[:, 0] = np.random.default_rng(3).integers(0, 4, ROWS)
+    sklearn_model(tmp_path / "model.pkl", x, y + 3 * (x[:, 0] == 2), name, **parameters)
+    model = PickleFlavor().load(str(tmp_path / "model.pkl"), {"features": NAMES, "accelerate": True})
+    assert (model.kernel, model.not_accelerated) == (None, why)
+    assert not model.predict(batch(x)).by_kernel
+
+
+def test_another_scikit_learn_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is replaced is no promise of scikit-learn's: where it is not there, nothing is replaced."""
+
+    def renamed(**given: Any) -> None:
+        raise KeyError("num_threshold")
+
+    x, y = data()
+    sklearn_model(tmp_path / "model.pkl", x, y, "HistGradientBoostingRegressor")
+    expected = PickleFlavor().load(str(tmp_path / "model.pkl"), {"features": NAMES}).predict(batch(x))
+    monkeypatch.setattr(sklearn_trees, "_Part", renamed)
+    model = PickleFlavor().load(str(tmp_path / "model.pkl"), {"features": NAMES, "accelerate": True})
+    assert model.kernel is None
+    assert "keeps trees in another way" in model.not_accelerated
+    assert bits(model.predict(batch(x))) == bits(expected)
 
 
 def test_tables_that_are_too_large_are_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

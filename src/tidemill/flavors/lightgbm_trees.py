@@ -7,7 +7,6 @@ Decisions are those of `Tree::NumericalDecision`, `Tree::CategoricalDecision` an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from tidemill.flavors.lightgbm_text import BoosterText, tree_texts
 from tidemill.kernels.library import NotCompilable
 from tidemill.kernels.transforms import exponential, log1p_exp, logistic, softmax
-from tidemill.kernels.trees import Ensemble, Tree, TreeKernel, check_size, compile_trees
+from tidemill.kernels.trees import Ensemble, Shape, TreeKernel, asked, compile_trees
 
 Array = np.ndarray[Any, Any]
 
@@ -84,21 +83,17 @@ def _squared(sums: Array) -> Array:
 def ensemble(blocks: Sequence[Mapping[str, str]], features: int, groups: int) -> Ensemble:
     """The trees of a model, each given as the pairs of key and value of its text. Raises NotCompilable."""
     parts = [_parts(block) for block in blocks]
-    breaks = _breaks(parts, features)
-    check_size(((part["split_feature"], len(part["leaf_value"])) for part in parts), breaks)
-    answers, places = _answers(parts, breaks)
-    trees = [
-        Tree(
+    shapes = [
+        Shape(
             feature=part["split_feature"],
             left=part["left_child"],
             right=part["right_child"],
-            answers=place,
             leaves=part["leaf_value"],
         )
-        for part, place in zip(parts, places, strict=True)
+        for part in parts
     ]
-    of = (np.arange(len(trees)) % groups).astype(np.int32)
-    return Ensemble(trees=trees, breaks=tuple(breaks), answers=answers, groups=of, sums=groups)
+    of = (np.arange(len(shapes)) % groups).astype(np.int32)
+    return asked(shapes, _breaks(parts, features), _asker(parts), groups=of, sums=groups)
 
 
 def _parts(block: Mapping[str, str]) -> dict[str, Array]:
@@ -140,29 +135,19 @@ def _between_categories(bits: Array) -> Array:
     return np.concatenate([[-1.0], np.nextafter(np.arange(1.0, len(bits) + 1), -np.inf)])
 
 
-def _answers(parts: Sequence[Mapping[str, Array]], breaks: Sequence[Array]) -> tuple[Array, list[Array]]:
-    """Answers of all nodes, and for each tree where those of its nodes begin: worked out feature by feature."""
+def _asker(parts: Sequence[Mapping[str, Array]]) -> Callable[[Array, Array], Array]:
     bounds = np.cumsum([0, *(len(part["split_feature"]) for part in parts)])
-    feature, threshold, kind = (
-        np.concatenate([part[key] for part in parts]) for key in ("split_feature", "threshold", "decision_type")
-    )
-    places = np.zeros(len(feature), np.int64)
-    pieces: list[Array] = []
-    size = 0
-    for number, edges in enumerate(breaks):
-        nodes = np.flatnonzero(feature == number)
-        if not len(nodes):
-            continue
-        values = np.concatenate([edges, [np.inf, np.nan]])
+    threshold = np.concatenate([np.empty(0, np.float64), *(part["threshold"] for part in parts)])
+    kind = np.concatenate([np.empty(0, np.int32), *(part["decision_type"] for part in parts)])
+
+    def ask(nodes: Array, values: Array) -> Array:
         found = _numerical(values, threshold[nodes], kind[nodes])
         for row in np.flatnonzero(kind[nodes] & _CATEGORICAL).tolist():
             tree = parts[int(np.searchsorted(bounds, nodes[row], side="right")) - 1]
             found[row] = _categorical(values, _bits(tree, int(threshold[nodes[row]])))
-        places[nodes] = size + np.arange(len(nodes)) * len(values)
-        pieces.append(found.view(np.uint8).ravel())
-        size += found.size
-    answers = np.concatenate(pieces) if pieces else np.empty(0, np.uint8)
-    return answers, [places[begin:end] for begin, end in pairwise(bounds.tolist())]
+        return found
+
+    return ask
 
 
 def _numerical(values: Array, thresholds: Array, kinds: Array) -> Array:

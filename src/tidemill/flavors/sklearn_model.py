@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from tidemill.domain.errors import ModelUnusable
-from tidemill.domain.signature import ModelInfo, Task
+from tidemill.domain.signature import Kernel, ModelInfo, Task
 from tidemill.flavors.bad_rows import is_null, predicted_without
 from tidemill.flavors.decision import ClassRule, Rule, ValueRule
 from tidemill.flavors.matrix import Array, is_number, to_arrow, to_matrix, type_name
 from tidemill.flavors.options import PredictOptions
 from tidemill.flavors.sklearn_inputs import feed_of
+from tidemill.flavors.sklearn_trees import accelerate, is_boosted
+from tidemill.kernels.library import NotCompilable
+from tidemill.kernels.library import version as kernels_version
 from tidemill.ports.flavor import Model, Predicted
 
 _BATCH_ROWS = {
@@ -45,6 +49,10 @@ _LIKELIEST = frozenset({
     "HistGradientBoostingClassifier", "LGBMClassifier", "RandomForestClassifier", "XGBClassifier", "XGBRFClassifier",
 })  # fmt: skip
 """Their `predict` is the likeliest class of `predict_proba`, but for ties; so one of the two calls is saved."""
+KERNEL = "trees"
+TOLERANCE = 1e-12
+"""Of a kernel's numbers, relative to scikit-learn's."""
+
 _LIBRARY_NAMES = {"sklearn": "scikit-learn"}
 _LIBRARIES = ("sklearn", "numpy", "scipy", "pandas", "xgboost", "lightgbm", "catboost", "skops")
 
@@ -63,12 +71,24 @@ class ScikitModel(Model):
             )
         _use_one_thread(estimator)
         self._front, self._final = _split(estimator)
+        if options.accelerate:
+            self._accelerate()
         self._feed = feed_of(estimator, options.features)
         self._classes = _classes(self._final)
         self._rule = self._decide_rule(options)
         self._ties = type(self._final).__name__ in _LIKELIEST and _is_known(self._final)
         self._finite = self._front is None and self._feed.form in ("frame", "matrix") and _wants_finite(self._final)
         self.info = self._describe(notes)
+
+    def _accelerate(self) -> None:
+        try:
+            if not is_boosted(self._final):
+                raise NotCompilable(f"there is no kernel for a {type(self._final).__name__}")
+            accelerate(self._final)
+        except NotCompilable as exc:
+            self.not_accelerated = str(exc)
+            return
+        self.kernel = Kernel(name=KERNEL, version=kernels_version(), tolerance=TOLERANCE)
 
     def _decide_rule(self, options: PredictOptions) -> Rule:
         sample = self._sample()
@@ -109,6 +129,7 @@ class ScikitModel(Model):
             positional=self._feed.positional,
             outputs=self._rule.outputs,
             task=self._rule.task,
+            kernel=KERNEL if is_boosted(self._final) else None,
             classes=self._rule.labels,
             positive_class=self._rule.positive,
             layout="threads" if alone else "processes",
@@ -129,7 +150,8 @@ class ScikitModel(Model):
             bad = _null_texts(batch)
         elif self._finite:
             bad = _not_finite(batch)
-        return predicted_without(batch, bad, self._rule, self._columns)
+        predicted = predicted_without(batch, bad, self._rule, self._columns)
+        return replace(predicted, by_kernel=self.kernel is not None)
 
     def _columns(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         data = self._transformed(self._fed(batch))

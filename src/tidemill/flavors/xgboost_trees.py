@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 from tidemill.flavors.xgboost_file import ModelFile, learner
 from tidemill.kernels.library import NotCompilable
 from tidemill.kernels.transforms import exponential, logarithm, logistic, softmax
-from tidemill.kernels.trees import Ensemble, Tree, TreeKernel, check_size, compile_trees
+from tidemill.kernels.trees import Ensemble, Shape, TreeKernel, asked, compile_trees
 
 Array = np.ndarray[Any, Any]
 
@@ -94,19 +93,8 @@ def _start(said: str, objective: str, width: int) -> Array:
 
 def _ensemble(trees: Sequence[Mapping[str, Any]], features: int, groups: Array, width: int) -> Ensemble:
     parts = [_Part(tree) for tree in trees]
-    breaks = _breaks(parts, features)
-    check_size(((part.feature, len(part.leaves)) for part in parts), breaks)
-    answers, places = _answers(parts, breaks)
-    return Ensemble(
-        trees=[
-            Tree(feature=part.feature, left=part.left, right=part.right, answers=place, leaves=part.leaves)
-            for part, place in zip(parts, places, strict=True)
-        ],
-        breaks=tuple(breaks),
-        answers=answers,
-        groups=groups,
-        sums=width,
-    )
+    shapes = [Shape(feature=part.feature, left=part.left, right=part.right, leaves=part.leaves) for part in parts]
+    return asked(shapes, _breaks(parts, features), _asker(parts), groups=groups, sums=width)
 
 
 class _Part:
@@ -159,33 +147,23 @@ def _breaks(parts: Sequence[_Part], features: int) -> list[Array]:
     return [np.unique(np.concatenate(each)) if each else np.empty(0, np.float32) for each in found]
 
 
-def _answers(parts: Sequence[_Part], breaks: Sequence[Array]) -> tuple[Array, list[Array]]:
-    """Answers of all nodes, and for each tree where those of its nodes begin: worked out feature by feature."""
+def _asker(parts: Sequence[_Part]) -> Callable[[Array, Array], Array]:
     bounds = np.cumsum([0, *(len(part.feature) for part in parts)])
-    feature, threshold, default_left = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("feature", "threshold", "default_left")
-    )
-    places = np.zeros(len(feature), np.int64)
-    pieces: list[Array] = []
-    size = 0
+    threshold = np.concatenate([np.empty(0, np.float32), *(part.threshold for part in parts)])
+    default_left = np.concatenate([np.empty(0, bool), *(part.default_left for part in parts)])
     categorical = {
         int(bounds[tree]) + node: listed for tree, part in enumerate(parts) for node, listed in part.categories.items()
     }
-    for number, edges in enumerate(breaks):
-        nodes = np.flatnonzero(feature == number)
-        if not len(nodes):
-            continue
-        values = np.concatenate([edges, np.array([np.inf, np.nan], np.float32)])
+
+    def ask(nodes: Array, values: Array) -> Array:
         found: Array = values < threshold[nodes][:, None]
         for row, node in enumerate(nodes.tolist()):
             if node in categorical:
                 found[row] = _not_among(values, categorical[node])
         found[:, -1] = default_left[nodes]
-        places[nodes] = size + np.arange(len(nodes)) * len(values)
-        pieces.append(found.view(np.uint8).ravel())
-        size += found.size
-    answers = np.concatenate(pieces) if pieces else np.empty(0, np.uint8)
-    return answers, [places[begin:end] for begin, end in pairwise(bounds.tolist())]
+        return found
+
+    return ask
 
 
 def _not_among(values: Array, listed: Array) -> Array:

@@ -11,8 +11,9 @@ because those at the left come first. (Lucchese et al., "QuickScorer", SIGIR 201
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ WORD = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tree:
+class Shape:
     """One tree of n nodes and n + 1 leaves; node 0 is the root. A child >= 0 is a node, ~child a leaf."""
 
     feature: Array
@@ -38,9 +39,14 @@ class Tree:
     left: Array
     right: Array
     """int32: where it sends a row."""
-    answers: Array
-    """int64: where in `Ensemble.answers` the answers of each node begin."""
     leaves: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tree(Shape):
+    """A tree, and where in `Ensemble.answers` the answers of each node begin (int64)."""
+
+    answers: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,15 +92,46 @@ class Tables:
         return any(len(breaks) + 2 > 256 for breaks in self.breaks)
 
 
-def check_size(trees: Iterable[tuple[Array, int]], breaks: Sequence[Array]) -> None:
-    """Raise NotCompilable if tables would be too large: `trees` are (features of the nodes, number of leaves).
+def asked(
+    shapes: Sequence[Shape],
+    breaks: Sequence[Array],
+    ask: Callable[[Array, Array], Array],
+    *,
+    groups: Array,
+    sums: int,
+) -> Ensemble:
+    """The ensemble of these shapes: each test is asked once for a value of each rank of its feature.
 
-    To be asked before answers are worked out, which takes as long.
+    `ask(nodes, values)` says for nodes, numbered over all trees, which of the values (the last one is NaN) they send
+    to the left, (nodes, values). Raises NotCompilable if tables would be too large, before anything is asked.
     """
+    _check_size(shapes, breaks)
+    bounds = np.cumsum([0, *(len(shape.feature) for shape in shapes)])
+    features = _joined([shape.feature for shape in shapes], np.int32)
+    places = np.zeros(len(features), np.int64)
+    pieces: list[Array] = []
+    size = 0
+    for number, edges in enumerate(breaks):
+        nodes = np.flatnonzero(features == number)
+        if not len(nodes):
+            continue
+        values = np.concatenate([edges, np.array([np.inf, np.nan], edges.dtype)])
+        found = np.ascontiguousarray(ask(nodes, values), bool)
+        places[nodes] = size + np.arange(len(nodes)) * len(values)
+        pieces.append(found.view(np.uint8).ravel())
+        size += found.size
+    trees = [
+        Tree(feature=shape.feature, left=shape.left, right=shape.right, leaves=shape.leaves, answers=places[begin:end])
+        for shape, (begin, end) in zip(shapes, pairwise(bounds.tolist()), strict=True)
+    ]
+    return Ensemble(trees=trees, breaks=tuple(breaks), answers=_joined(pieces, np.uint8), groups=groups, sums=sums)
+
+
+def _check_size(shapes: Sequence[Shape], breaks: Sequence[Array]) -> None:
     if any(len(each) > MAX_BREAKS for each in breaks):
         raise NotCompilable(f"a feature has more than {MAX_BREAKS:,} thresholds")
     ranks = np.array([len(each) + 2 for each in breaks], np.int64)
-    size = sum(int(ranks[np.unique(features)].sum()) * -(-leaves // WORD) for features, leaves in trees)
+    size = sum(int(ranks[np.unique(shape.feature)].sum()) * -(-len(shape.leaves) // WORD) for shape in shapes)
     if size * 8 > MAX_TABLE_BYTES:
         raise NotCompilable(f"its tables would take {size * 8 >> 20:,} MB, more than {MAX_TABLE_BYTES >> 20}")
 
@@ -165,7 +202,7 @@ class TreeKernel:
         self._padded = tuple(_padded(each) for each in tables.breaks)
 
     def scores(self, columns: Sequence[Array], start: Array) -> Array:
-        """Sums of each row, (sums, rows): `start` (sums,) and then the leaves, tree by tree.
+        """Sums of each row, (sums, rows): `start`, (sums,) or (sums, rows), and then the leaves, tree by tree.
 
         `columns` are contiguous vectors of the type of the breaks, one for each feature; NaN is missing.
         """
@@ -180,7 +217,7 @@ class TreeKernel:
                 ctypes.c_int32(missing), _at(ranked[feature]),
             )  # fmt: skip
         out = np.empty((tables.sums, rows), self._float)
-        out[:] = start[:, None]
+        out[:] = start if start.ndim == 2 else start[:, None]
         self._score(
             _at(ranked), ctypes.c_int64(rows), ctypes.c_int64(rows), ctypes.c_int32(len(tables.words)),
             _at(tables.groups), _at(tables.pairs), _at(tables.features), _at(tables.places),
