@@ -264,8 +264,9 @@ def xgboost_model(path: Path, x: Array, y: Array, *, types: list[str] | None = N
     return [float(each) for each in model.trees_to_dataframe()["Split"].dropna()]
 
 
-@pytest.mark.parametrize("ending", ["json", "ubj"])
-@pytest.mark.parametrize("name", XGBOOST)
+@pytest.mark.parametrize(
+    ("name", "ending"), [*((name, "json") for name in XGBOOST), ("logistic", "ubj"), ("classes", "ubj")]
+)
 def test_xgboost_s_bits(tmp_path: Path, name: str, ending: str) -> None:
     parameters, target = XGBOOST[name]
     x, y = data()
@@ -335,8 +336,9 @@ def sklearn_model(path: Path, x: Array, y: Array, name: str, *, scaled: bool = F
     return model
 
 
-@pytest.mark.parametrize("scaled", [False, True])
-@pytest.mark.parametrize("name", SKLEARN)
+@pytest.mark.parametrize(
+    ("name", "scaled"), [*((name, False) for name in SKLEARN), ("histograms", True), ("stages, classes", True)]
+)
 def test_scikit_learn_s_bits(tmp_path: Path, name: str, scaled: bool) -> None:
     kind, parameters, target = SKLEARN[name]
     x, y = data()
