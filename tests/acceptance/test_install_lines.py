@@ -180,7 +180,7 @@ def told(place: Clean, extra: str, *words: str, **settings: str) -> None:
 def test_every_member_of_an_extra_is_tried(things: dict[str, Thing]) -> None:
     needy = {*registry.flavors.builtin, *registry.sources.builtin} - CORE
     assert needy == set(things) & needy
-    assert {thing.extra for thing in things.values()} == set(EXTRAS) - {"postgres", "all"}
+    assert {thing.extra for thing in things.values()} == set(EXTRAS) - {"postgres", "oidc", "all"}
 
 
 def test_a_registry_of_models_says_it_when_a_model_is_added(
@@ -208,3 +208,13 @@ def test_an_output_says_it_before_the_first_row(
 
 def test_a_store_on_postgres_says_it(environment: Callable[..., Clean]) -> None:
     told(environment(), "postgres", "jobs", "list", TIDEMILL_STORE="postgresql://somebody@127.0.0.1:9/tidemill")
+
+
+def test_logins_at_a_provider_say_it(environment: Callable[..., Clean]) -> None:
+    settings = {
+        "TIDEMILL_OIDC_ISSUER": "http://127.0.0.1:9",
+        "TIDEMILL_OIDC_CLIENT_ID": "tidemill",
+        "TIDEMILL_PUBLIC_URL": "http://127.0.0.1:8642",
+        "TIDEMILL_LOGINS": '[{"user": "*", "role": "viewer"}]',
+    }
+    told(environment(), "oidc", "jobs", "list", **settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,8 +87,24 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+BROUGHT_BY_OTHERS = {
+    "starlette",
+    "anyio",
+    "polars",
+    "pydantic-core",
+    "joblib",
+    "scipy",
+    "xgboost",
+    "safetensors",
+    "tokenizers",
+    "pytest",
+}
+"""By FastAPI, pydantic and members of extras, on which they rest; or by whoever asks for a frame of polars or imports
+`tidemill.testing`."""
+
+
 def test_core_imports_are_declared_and_used() -> None:
-    modules = {"yaml": "pyyaml"}
+    modules = {"yaml": "pyyaml", "sklearn": "scikit-learn", "mlflow": "mlflow-skinny"}
     # By uvicorn, and by zoneinfo of the standard library.
     taken_by_others = {"httptools", "uvloop", "tzdata"}
     imported = set()
@@ -100,6 +117,10 @@ def test_core_imports_are_declared_and_used() -> None:
     used = {_normal(modules.get(name, name)) for name in imported}
     declared = {_normal(re.split(r"[<>=]", line)[0]) for line in PYPROJECT["project"]["dependencies"]}
     assert declared - used == taken_by_others, "declared but not imported"
+    extras = [line for lines in PYPROJECT["project"]["optional-dependencies"].values() for line in lines]
+    of_extras = {_normal(re.split(r"[\[<>=]", line)[0]) for line in extras} | BROUGHT_BY_OTHERS
+    own = {_normal(name) for name in sys.stdlib_module_names} | {"tidemill", "--future--"}
+    assert used - declared - of_extras - own == set(), "imported but not declared"
 
 
 def test_extras_are_named_in_all() -> None:
