@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tidemill.domain.errors import InputUnreadable
 from tidemill.domain.plan import PlanSummary
 from tidemill.domain.signature import Field, Kernel, ModelInfo
 from tidemill.engine import acceleration, models, planner
@@ -148,13 +149,24 @@ def test_one_wrong_leaf_is_caught(trained: tuple[str, str], tmp_path: Path, monk
     assert "the kernel trees disagrees with the library: prediction differs by" in found["why_not"]
 
 
-def test_rows_that_cannot_be_predicted_keep_the_kernel_off(
-    trained: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("step", "error"), [("compare", ValueError("too much")), ("_sample", InputUnreadable("too much", remedy="None."))]
+)
+def test_rows_that_cannot_be_read_or_predicted_keep_the_kernel_off_and_fail_nothing(
+    trained: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
 ) -> None:
     def fails(*given: Any) -> Any:
-        raise ValueError("row 17 is too much")
+        raise error
 
-    monkeypatch.setattr(acceleration, "compare", fails)
+    monkeypatch.setattr(acceleration, step, fails)
     _, found = decided(trained, tmp_path)
     assert found["kernel"] is None
-    assert "cannot be predicted together: row 17 is too much" in found["why_not"]
+    assert "cannot be read or predicted together: too much" in found["why_not"]
+
+
+def test_a_sample_without_a_row_proves_nothing(
+    trained: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = acceleration._sample
+    monkeypatch.setattr(acceleration, "_sample", lambda *given: drawn(*given).slice(0, 0))
+    assert decided(trained, tmp_path)[1] == {"kernel": None, "why_not": "no row of the sample can be read"}

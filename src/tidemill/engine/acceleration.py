@@ -44,7 +44,7 @@ Positions = np.ndarray[Any, Any]
 
 def check(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     """Decide what predicts a planned job: {"staging", "plan_digest", "model" (with "trusted")} ->
-    {"acceleration" as in `PlanSummary`, "cpu_seconds"}. Raises Damaged, InputChanged, InputUnreadable."""
+    {"acceleration" as in `PlanSummary`, "cpu_seconds"}. Raises Damaged, and what loading the model raises."""
     started = time.process_time()
     staging = Path(request["staging"])
     plan = planfile.read_summary(staging, request["plan_digest"])
@@ -67,12 +67,14 @@ def _decide(plan: PlanSummary, model: Mapping[str, Any], staging: Path) -> tuple
         if fast.kernel is None:
             return None, fast.not_accelerated
         library = models.load(model, {**options, "accelerate": False})
-        sample = _sample(plan, staging)
         try:
+            sample = _sample(plan, staging)
+            if not sample.num_rows:
+                return None, "no row of the sample can be read"
             found = compare(library, fast, fast.kernel, sample)
         except Exception as exc:
-            # Bad rows are found when they are scored, one by one: here they only keep the kernel off.
-            return None, f"rows of the sample cannot be predicted together: {exc}"
+            # Bad files and rows are found when they are scored, one by one: here they only keep the kernel off.
+            return None, f"rows of the sample cannot be read or predicted together: {exc}"
         finally:
             library.close()
     finally:
