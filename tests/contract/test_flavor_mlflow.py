@@ -190,7 +190,7 @@ def column(kind: pa.DataType) -> pa.Array:
 def settle(model: Model, **columns: pa.DataType) -> InputSchema:
     """The columns of a Parquet file against a model's, as the planner compares them."""
     words = JobSpec.model_validate({"model": "m", "input": {"path": "in"}, "keep": "none"})
-    collected = InputSchema(model.info, words, ParquetSource)
+    collected = InputSchema(model.info, words.brief(), ParquetSource)
     file = InputFile(path="/in/0.parquet", size_bytes=1, mtime_ns=1)
     collected.add(file, FileFacts(schema=pa.schema(list(columns.items())), blocks=()))
     return collected

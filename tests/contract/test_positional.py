@@ -27,6 +27,7 @@ from tidemill.engine import models, planfile, planner, trials
 from tidemill.engine.chunkscorer import load_options
 from tidemill.engine.preview import preview
 from tidemill.engine.sampling import sample
+from tidemill.wire.spec import JobSpec
 
 NAMES = ("x", "y", "z")
 WEIGHTS = np.array([1.0, -0.5, 2.0])
@@ -122,15 +123,16 @@ def inputs(folder: Path, kind: pa.DataType | None = None, **more: Any) -> str:
     return str(path)
 
 
-def request(path: str, table: str, folder: Path, **words: Any) -> dict[str, Any]:
+def request(path: str, table: str | Sequence[str], folder: Path, **words: Any) -> dict[str, Any]:
     spec = {
         "model": path,
-        "input": {"path": table},
+        "input": {"path": table if isinstance(table, str) else list(table)},
         "output": {"path": str(folder / "out"), "format": "parquet"},
         "id": ["row"],
         **words,
     }
-    return {"spec": spec, "model": {**models.identify(path), "trusted": True}, "spool": str(folder / "spool")}
+    brief = JobSpec.model_validate(spec).brief().to_json()
+    return {"brief": brief, "model": {**models.identify(path), "trusted": True}, "spool": str(folder / "spool")}
 
 
 def nothing(_: dict[str, Any]) -> None: ...
@@ -146,7 +148,7 @@ def test_columns_are_taken_in_their_order_and_it_is_said(tmp_path: Path, flavor:
     first = next(name for name in seen["rows"][0] if name.startswith("prediction"))
     assert [row["row"] for row in seen["rows"]] == list(range(5))
     named = {"features": list(NAMES)}
-    assert seen["rows"] == preview(request(path, asked["spec"]["input"]["path"], tmp_path, **named), nothing)["rows"]
+    assert seen["rows"] == preview(request(path, asked["brief"]["paths"], tmp_path, **named), nothing)["rows"]
     notes = [note for note in seen["model"]["notes"] if "knows no names of columns" in note]
     assert notes == ["the model knows no names of columns: it takes x, y, z, in this order; --features says others"]
 

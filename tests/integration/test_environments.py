@@ -113,7 +113,11 @@ def planned(executor: LocalExecutor, folder: Path, model: Path, python: str | No
         "features": ["a"],
     }
     found = executor.call(f"{TASKS}:identify", {"path": str(model)}, python=python)
-    request = {"spec": spec, "staging": str(folder / "staging"), "model": found}
+    request = {
+        "brief": JobSpec.model_validate(spec).brief().to_json(),
+        "staging": str(folder / "staging"),
+        "model": found,
+    }
     plan = PlanSummary.from_json(executor.call(f"{TASKS}:plan", request, python=python)["plan"])
     job = {"staging": str(folder / "staging"), "plan_digest": plan.digest, "model": found, "threads": 1}
     return ScorerSpec(entry="tidemill.bootstrap.scorer:main", job={**job, "max_rejected": 0}, python=python), plan

@@ -20,6 +20,7 @@ from tidemill.engine.modelkey import model_key
 from tidemill.executors.local import LocalExecutor
 from tidemill.ports.executor import ChunkRun, Done, ScorerSpec
 from tidemill.testing.executor import finish, wait_until
+from tidemill.wire.spec import JobSpec
 
 TASKS = "tidemill.bootstrap.tasks"
 MODEL = """
@@ -70,7 +71,8 @@ class Mill:
             "output": {"path": str(place / "out"), "format": "parquet"},
         }
         found = {**self.executor.call(f"{TASKS}:identify", {"path": str(model)}), "trusted": True}
-        request = {"spec": {**words, "features": ["a"], **spec}, "staging": str(place / "staging"), "model": found}
+        brief = JobSpec.model_validate({**words, "features": ["a"], **spec}).brief()
+        request = {"brief": brief.to_json(), "staging": str(place / "staging"), "model": found}
         plan = PlanSummary.from_json(self.executor.call(f"{TASKS}:plan", request)["plan"])
         job = {
             "staging": str(place / "staging"),

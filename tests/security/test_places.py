@@ -299,7 +299,7 @@ def plan_request(tree: Path, confines: Confines | None) -> dict[str, Any]:
     words = {"model": "/nowhere", "input": {"path": [f"{tree}/root"]}, "output": {"path": f"{tree}/out"}}
     spec = JobSpec.model_validate(words)
     return {
-        "spec": spec.model_dump(mode="json"),
+        "brief": spec.brief().to_json(),
         "staging": str(tree / "staging"),
         "model": {},
         "info": new_plan(1).model.to_json(),

@@ -113,7 +113,7 @@ def decided(trained: tuple[str, str], staging: Path) -> tuple[PlanSummary, dict[
         compute=ComputeSpec(rows_per_chunk=700),
     )
     model = {**models.identify(trained[0]), "trusted": True}
-    request = {"spec": spec.model_dump(mode="json"), "staging": str(staging), "epoch": 1, "model": model}
+    request = {"brief": spec.brief().to_json(), "staging": str(staging), "epoch": 1, "model": model}
     plan = PlanSummary.from_json(planner.plan(request, lambda told: None)["plan"])
     asked = {"staging": str(staging), "plan_digest": plan.digest, "model": model}
     return plan, json.loads(json.dumps(acceleration.check(asked, lambda told: None)["acceleration"]))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tidemill.engine.models import digest_of
+from tidemill.engine.models import digest_of, identify
 
 CODE = "class Model:\n    def predict(self, batch):\n        return batch.column(0)\n"
 
@@ -57,3 +57,11 @@ def test_a_file_of_ones_own_has_no_version(site: Path) -> None:
     first = digest_of("alone.py:Model")
     install(site, module="alone", version="1.1", top_level=True)
     assert digest_of("alone.py:Model") == first
+
+
+@pytest.mark.parametrize(("line", "wanted"), [("", []), ("import pandas as pd\n", ["pandas"])])
+def test_a_class_that_speaks_of_pandas_is_forked_from_where_it_is_loaded(
+    tmp_path: Path, line: str, wanted: list[str]
+) -> None:
+    (tmp_path / "ranker.py").write_text(line + CODE)
+    assert identify(f"{tmp_path / 'ranker.py'}:Model")["preload"] == ["tidemill.flavors.python", *wanted]

@@ -24,6 +24,30 @@ def test_a_third_party_s_member_names_the_module_that_it_lacks(
     assert "tidemill[" not in str(caught.value)
 
 
+def test_members_are_found_among_what_is_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    site = tmp_path_factory.mktemp("site")
+    for name, lines in (
+        ("four", "[tidemill.sources]\nfour = four:Four\n[other]\nx = x:y\n"),
+        ("five", "[a]\nb = c:d\n"),
+    ):
+        info = site / f"{name}-1.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        (info / "entry_points.txt").write_text(lines)
+    monkeypatch.syspath_prepend(site)
+    registry._all_installed.cache_clear()
+    try:
+        assert [(entry.name, entry.value) for entry in registry.installed("tidemill.sources")] == [
+            ("four", "four:Four")
+        ]
+        assert registry.sources.names()[-1] == "four"
+        assert "four" not in registry.flavors.names()
+    finally:
+        registry._all_installed.cache_clear()
+
+
 def test_nobody_s_member_is_told_with_those_that_there_are() -> None:
     with pytest.raises(UnknownFormat, match="No source is called 'papyrus'") as caught:
         registry.sources.get("papyrus")

@@ -42,7 +42,7 @@ def resolve(
         positional=positional,
     )
     words = JobSpec.model_validate({"model": "m", "input": {"path": "in"}, **spec})
-    collected = InputSchema(info, words, ParquetSource if typed else JsonlSource if loose else CsvSource)
+    collected = InputSchema(info, words.brief(), ParquetSource if typed else JsonlSource if loose else CsvSource)
     for number, fields in enumerate(schemas):
         file = InputFile(path=f"/in/{number}", size_bytes=1, mtime_ns=1)
         collected.add(file, FileFacts(schema=pa.schema(list(fields.items())), blocks=()))
@@ -210,7 +210,7 @@ def test_where_values_decide_types_files_agree_on_one_that_holds_both(
     first: pa.DataType, second: pa.DataType, both: str
 ) -> None:
     words = JobSpec.model_validate({"model": "m", "input": {"path": "in"}})
-    collected = InputSchema(ModelInfo(flavor="python", inputs=(X,), outputs=OUT), words, ExcelSource)
+    collected = InputSchema(ModelInfo(flavor="python", inputs=(X,), outputs=OUT), words.brief(), ExcelSource)
     for number, kind in enumerate((first, second)):
         file = InputFile(path=f"/in/{number}", size_bytes=1, mtime_ns=1)
         collected.add(file, FileFacts(schema=pa.schema([("x", pa.string()), ("k", kind)]), blocks=(BLOCK,)))

@@ -49,7 +49,6 @@ def fetch_mlflow(request: Mapping[str, Any], progress: Progress) -> dict[str, An
 
 def read_result(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     """A question about a finished result: see `results.read`."""
-    results.spare_pandas()
     return results.read(request, progress)
 
 

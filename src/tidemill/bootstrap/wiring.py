@@ -8,7 +8,6 @@ import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 from tidemill.config import Settings, config_files, usable_memory_bytes
@@ -81,7 +80,7 @@ def opened(settings: Settings | None = None, *, children: bool = True, warm: boo
     """
     settings = settings or Settings()
     warm_bytes = usable_memory_bytes(settings.warm_memory_share) if warm else 0
-    executor = LocalExecutor(preload=_job_preload() if warm else PRELOAD, eager=children, warm_bytes=warm_bytes)
+    executor = LocalExecutor(preload=JOB_PRELOAD if warm else PRELOAD, eager=children, warm_bytes=warm_bytes)
     try:
         store = _open_store(settings)
         try:
@@ -118,7 +117,7 @@ def opened(settings: Settings | None = None, *, children: bool = True, warm: boo
                     cores=settings.cores,
                     memory_bytes=usable_memory_bytes(settings.memory_share),
                     stall_seconds=settings.stall_seconds,
-                    preload=_job_preload(),
+                    preload=JOB_PRELOAD,
                 ),
                 worker_id=worker_id,
                 worker_lock=store.workers.register(worker_id),
@@ -157,11 +156,6 @@ def _open_store(settings: Settings, *, upgrade: bool = True) -> Store:
         upgrade=upgrade,
     )
     return store
-
-
-def _job_preload() -> tuple[str, ...]:
-    # Arrow imports pandas, if it is there, at the first value that it converts: once here, not in every child.
-    return (*JOB_PRELOAD, *(("pandas",) if find_spec("pandas") else ()))
 
 
 def _policy(settings: Settings) -> Policy:

@@ -7,43 +7,45 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from tidemill.config import Settings
-from tidemill.domain.cost import UsageBy
-from tidemill.domain.job import JobFilter
-from tidemill.domain.trials import Findings
-from tidemill.wire.api import (
-    AddKey,
-    AddModelVersion,
-    AuditOut,
-    JobStatus,
-    JobSummary,
-    KeyOut,
-    LogLines,
-    ModelCheck,
-    ModelVersionOut,
-    NewKey,
-    ResultInfo,
-    Rows,
-    ServiceInfo,
-    SessionOut,
-    UnfinishedOut,
-    UploadOut,
-    UploadPreview,
-    UsageList,
-)
-from tidemill.wire.schedules import (
-    AddSchedule,
-    BackfillOut,
-    BackfillRequest,
-    DueTimes,
-    FiringOut,
-    ScheduleOut,
-)
-from tidemill.wire.series import ScoredFile, SeriesOut
-from tidemill.wire.spec import JobSpec
-from tidemill.wire.webhooks import AddWebhook, ChangeWebhook, DeliveryOut, NewWebhook, WebhookOut
+
+if TYPE_CHECKING:
+    from tidemill.domain.cost import UsageBy
+    from tidemill.domain.job import JobFilter
+    from tidemill.domain.trials import Findings
+    from tidemill.wire.api import (
+        AddKey,
+        AddModelVersion,
+        AuditOut,
+        JobStatus,
+        JobSummary,
+        KeyOut,
+        LogLines,
+        ModelCheck,
+        ModelVersionOut,
+        NewKey,
+        ResultInfo,
+        Rows,
+        ServiceInfo,
+        SessionOut,
+        UnfinishedOut,
+        UploadOut,
+        UploadPreview,
+        UsageList,
+    )
+    from tidemill.wire.schedules import (
+        AddSchedule,
+        BackfillOut,
+        BackfillRequest,
+        DueTimes,
+        FiringOut,
+        ScheduleOut,
+    )
+    from tidemill.wire.series import ScoredFile, SeriesOut
+    from tidemill.wire.spec import JobSpec
+    from tidemill.wire.webhooks import AddWebhook, ChangeWebhook, DeliveryOut, NewWebhook, WebhookOut
 
 HERE = "local"
 """As the value of --server: this machine, whatever the settings say."""
@@ -51,7 +53,7 @@ HERE = "local"
 LOCAL = "tidemill.bootstrap.local:opened_backend"
 REMOTE = "tidemill.cli.remote:opened_backend"
 
-Tell = Callable[[JobStatus], None]
+Tell = Callable[["JobStatus"], None]
 Moved = Callable[[int, int | None], None]
 """Called with bytes done and, if known, bytes in all."""
 AskTrust = Callable[[Mapping[str, Any]], bool]

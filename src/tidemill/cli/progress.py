@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
@@ -15,7 +16,9 @@ from tidemill.domain.job import Job
 from tidemill.domain.receipt import Receipt
 from tidemill.domain.showing import visible
 from tidemill.ports.observer import JobProgress, Observer
-from tidemill.wire.api import JobStatus, QueuePlace
+
+if TYPE_CHECKING:
+    from tidemill.wire.api import JobStatus, QueuePlace
 
 LINE_SECONDS = 5.0
 RATE_SECONDS = 10.0

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.markup import escape
 
 from tidemill.cli.backend import Backend
 from tidemill.cli.output import people, print_json, print_line
 from tidemill.cli.progress import waiting_text
 from tidemill.domain.admission import Reason
-from tidemill.wire.api import JobStatus
+
+if TYPE_CHECKING:
+    from tidemill.wire.api import JobStatus
 
 
 def print_submitted(backend: Backend, status: JobStatus, *, as_json: bool = False) -> None:

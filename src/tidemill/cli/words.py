@@ -8,16 +8,15 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from functools import wraps
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
-import yaml
 from pydantic import ValidationError
-from rich.markup import escape
 
-from tidemill.cli.output import people
-from tidemill.domain.errors import InvalidSpec, NotFound
+from tidemill.domain.errors import InvalidSpec
 from tidemill.wire.spec import JobSpec, invalid_words
 
 OUTER_COMMA = r",(?![^()\[\]]*[)\]])"
@@ -156,7 +155,7 @@ def build_spec(model: str, flags: Mapping[str, Any], *, only_new: bool = False) 
     """The spec from a file and flags (flags win), or from flags alone. Raises InvalidSpec, NotFound."""
     words: dict[str, Any] = {"model": model}
     if _is_spec(model):
-        words = _read_spec(Path(model))
+        words = _spec_files().read_spec(Path(model))
     if only_new:
         _overlay(words, flags)
         _overlay(words, _only_new(words))
@@ -206,20 +205,6 @@ def _is_spec(model: str) -> bool:
     return first is None or first[1].decode() in words
 
 
-def _read_spec(path: Path) -> dict[str, Any]:
-    try:
-        words = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise NotFound(
-            f"There is no job spec {path}.", remedy="`tidemill run MODEL INPUT -o OUT --save FILE` writes one."
-        ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
-        raise InvalidSpec(f"{path} cannot be read: {exc}", remedy="Mend the file; it must be YAML or JSON.") from exc
-    if not isinstance(words, dict):
-        raise InvalidSpec(f"{path} is not a job spec.", remedy="See `tidemill spec schema`.")
-    return words
-
-
 def _overlay(words: dict[str, Any], flags: Mapping[str, Any]) -> None:
     for key, value in flags.items():
         if isinstance(value, Mapping) and key != "schema":
@@ -230,13 +215,6 @@ def _overlay(words: dict[str, Any], flags: Mapping[str, Any]) -> None:
                 words[key] = inner
         elif value is not None and value != []:
             words[key] = value
-
-
-def save_spec(spec: JobSpec, path: Path) -> None:
-    """Write the spec as YAML, only what differs from the defaults."""
-    words = spec.model_dump(mode="json", exclude_defaults=True)
-    path.write_text(yaml.safe_dump(words, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    people.print(f"saved: run it with [bold]tidemill run {escape(str(path))}[/]")
 
 
 def names(text: str | None) -> list[str] | None:
@@ -265,8 +243,10 @@ def pair(item: str) -> tuple[str, str]:
 def _value(text: str) -> Any:
     """Truth, whole numbers and [lists] as such; everything else is text."""
     if text in ("true", "false") or text.isdecimal() or text.startswith("["):
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError as exc:
-            raise InvalidSpec(f"{text!r} cannot be read.", remedy="Write a list as [a, b].") from exc
+        return _spec_files().parsed(text)
     return text
+
+
+def _spec_files() -> ModuleType:
+    # Only who names a file or a list waits for YAML, which takes as long to import as Typer.
+    return import_module("tidemill.cli.spec_files")

@@ -11,12 +11,14 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tidemill.domain.errors import AlreadyScored, NothingNew
 from tidemill.domain.plan import InputFile
 from tidemill.domain.series import Increment
-from tidemill.wire.spec import JobSpec
+
+if TYPE_CHECKING:
+    from tidemill.wire.spec import JobSpec
 
 FILES_PER_MESSAGE = 1000
 SKIPPED_AT_MOST = 1000

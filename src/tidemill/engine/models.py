@@ -32,7 +32,7 @@ def identify(path: str, flavor: str | None = None) -> dict[str, Any]:
         "digest": digest,
         "flavor": name,
         "carries_code": kind.carries_code,
-        "preload": list(kind.preload),
+        "preload": [kind.__module__, *kind.preload, *_named_by_code(path)],
         "size_bytes": size,
     }
 
@@ -49,6 +49,13 @@ def _recognise(path: str, flavor: str | None) -> tuple[str, type[Flavor]]:
         f"{path} is not a model of a known format.",
         remedy=f"Known flavors: {', '.join(registry.flavors.names())}; name one with --flavor.",
     )
+
+
+def _named_by_code(path: str) -> tuple[str, ...]:
+    """What the zygote had better import for code: pandas, if its source speaks of it; else each scorer would."""
+    if not is_code(path):
+        return ()
+    return ("pandas",) if b"pandas" in _source_file(path.rpartition(":")[0]).read_bytes() else ()
 
 
 def _head(path: str) -> bytes:
@@ -120,7 +127,7 @@ def _digest_of_code(path: str) -> tuple[str, int]:
     module, _, name = path.rpartition(":")
     source = _source_file(module)
     data = source.read_bytes()
-    version = _distribution_version(module)
+    version = "" if module.endswith(".py") else _distribution_version(module, source)
     return hashlib.sha256(data + f"\0{name}\0{version}".encode()).hexdigest(), len(data)
 
 
@@ -143,16 +150,20 @@ def _source_file(module: str) -> Path:
     return Path(spec.origin)
 
 
-def _distribution_version(module: str) -> str:
+def _distribution_version(module: str, source: Path) -> str:
     """Name and version of the installed distribution that brings a module; "" for a file of one's own."""
-    if module.endswith(".py"):
-        return ""
     top = module.partition(".")[0]
     # The standard library's map of all modules parses every file name of every package: a fifth of a second.
     brought = re.compile(rf"^{re.escape(top)}(/|\.py,|\.[^/,]*(so|pyd),)", re.MULTILINE)
     for distribution in importlib.metadata.distributions():
         named = distribution.read_text("top_level.txt")
-        if top in named.split() if named else brought.search(distribution.read_text("RECORD") or ""):
+        if named:
+            found = top in named.split()
+        else:
+            # Long lists, which name only what lies beside them.
+            beside = source.is_relative_to(str(distribution.locate_file("")))
+            found = beside and brought.search(distribution.read_text("RECORD") or "") is not None
+        if found:
             return f"{distribution.name} {distribution.version}"
     return ""
 

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from tidemill import registry
+from tidemill.domain.brief import Brief
 from tidemill.domain.confines import Confines
 from tidemill.domain.errors import InputUnreadable, NotFound, Refused, TooLarge, UnsupportedType
 from tidemill.domain.partition import partitions_of
@@ -28,7 +29,6 @@ from tidemill.engine.schema import Columns, InputSchema
 from tidemill.engine.selection import RejectedRows
 from tidemill.ports.encoder import Encoder
 from tidemill.ports.source import Source
-from tidemill.wire.spec import JobSpec
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -97,7 +97,7 @@ class _Listing:
 
     def __init__(
         self,
-        paths: list[str],
+        paths: Sequence[str],
         suffixes: tuple[str, ...],
         confines: Confines | None = None,
         only: Unscored | Same | None = None,
@@ -163,10 +163,10 @@ def _with_progress(files: _Listing, progress: Progress) -> Iterator[InputFile]:
 def plan(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     """Plan a job and leave the plan in its staging folder.
 
-    request: {"spec", "staging", "epoch", "model" (as `models.identify` gave it, with "trusted"), "info", "parent",
+    request: {"brief", "staging", "epoch", "model" (as `models.identify` gave it, with "trusted"), "info", "parent",
     "confines", "unscored", "same"}. "confines" are where the input's files must lie (`Confines.to_json`), or None.
     "info" is what is known of this very model, loaded so, from an earlier plan: then it is not loaded. A model
-    that was loaded is told of by progress, {"info"}. With `input.rejected_of` in the spec, "parent" is that
+    that was loaded is told of by progress, {"info"}. With `rejected_of` in the brief, "parent" is that
     job's manifest, and only the rows it rejected are planned. With "unscored", as `increment.Unscored` wants it, only
     files that no job of the series scored are planned, and told by progress, {"scores": [[path, size, mtime], ...]};
     with "same", the path of a record, only those that are in it.
@@ -174,24 +174,24 @@ def plan(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     before the first row, InputUnreadable, ModelUnusable; LeaseLost if a later epoch was planned already.
     """
     started = time.process_time()
-    spec = JobSpec.model_validate(request["spec"])
-    assert spec.output is not None, "a preview is not planned"
+    brief = Brief.from_json(request["brief"])
+    assert brief.output_path is not None, "a preview is not planned"
     rejected = None
-    if spec.input.rejected_of is not None:
+    if brief.rejected_of is not None:
         rejected = RejectedRows(request["parent"])
     staging = Path(request["staging"])
     with fenced(staging, request.get("epoch", 0)):
         info = request.get("info")
         known = None if info is None else ModelInfo.from_json(info)
         within = _within(request)
-        made = _Planner(spec, staging, request["model"], known, rejected, _chosen(request), progress, within).run()
+        made = _Planner(brief, staging, request["model"], known, rejected, _chosen(request), progress, within).run()
     return {"plan": made.to_json(), "cpu_seconds": time.process_time() - started}
 
 
 class _Planner:
     def __init__(
         self,
-        spec: JobSpec,
+        brief: Brief,
         staging: Path,
         model: Mapping[str, Any],
         known: ModelInfo | None,
@@ -200,15 +200,14 @@ class _Planner:
         progress: Progress,
         confines: Confines | None,
     ) -> None:
-        self.spec, self.staging, self.rejected, self.progress = spec, staging, rejected, progress
+        self.brief, self.staging, self.rejected, self.progress = brief, staging, rejected, progress
         self.model_facts = model
         self.only = only
-        self.listing = _Listing(spec.input.path, registry.suffixes_of(spec.input.format), confines, only)
+        self.listing = _Listing(brief.paths, registry.suffixes_of(brief.input_format), confines, only)
         self.info = known or self._load_model()
 
     def _load_model(self) -> ModelInfo:
-        options = {**self.spec.predict.model_dump(), "features": self.spec.features, "threads": 1}
-        model = models.load(self.model_facts, options)
+        model = models.load(self.model_facts, self.brief.load_options())
         try:
             self.progress({"info": model.info.to_json()})
             return model.info
@@ -222,11 +221,11 @@ class _Planner:
         first = next(files, None)
         if first is None:
             raise self._no_files()
-        source_name: str = self.spec.input.format
+        source_name = self.brief.input_format
         if source_name == "auto":
             source_name = registry.detect_format()(first)
-        source = registry.open_source()(source_name, self.spec.input.options, self.staging / "spool")
-        schema = InputSchema(self.info, self.spec, source)
+        source = registry.open_source()(source_name, self.brief.input_options, self.staging / "spool")
+        schema = InputSchema(self.info, self.brief, source)
         snapshot_rows, chunks = self._write_files_and_chunks(source, schema, first, files)
         selection = None if self.rejected is None else self.rejected.finish(self.listing.digest())
         rows = snapshot_rows if self.rejected is None else self.rejected.rows
@@ -241,14 +240,14 @@ class _Planner:
             rows=rows,
             input_bytes=self.listing.bytes,
             source=source_name,
-            source_options=self.spec.input.options,
+            source_options=dict(self.brief.input_options),
             partitions=dict(source.partitions),
             columns=tuple(columns.read.names),
             kept=tuple(columns.kept.names),
             types=columns.source_types,
             model=replace(self.info, inputs=columns.inputs),
             batch_rows=self._batch_rows(schema, snapshot_rows),
-            predict=self.spec.predict.model_dump(),
+            predict=dict(self.brief.predict),
             output_format=output["format"],
             output_options=output["options"],
             output_schema=tuple((field.name, str(field.type)) for field in columns.predictions),
@@ -259,7 +258,7 @@ class _Planner:
             },
             metadata={
                 "model": self.model_facts["digest"],
-                "spec": self.spec.digest(),
+                "spec": self.brief.digest,
                 "snapshot": self.listing.content_digest(),
             },
             libraries=_libraries(self.info),
@@ -316,7 +315,7 @@ class _Planner:
         try:
             yield
         except (Refused, InputUnreadable) as exc:
-            if self.spec.input.format != "auto" or file is first:
+            if self.brief.input_format != "auto" or file is first:
                 raise
             found = registry.detect_format()(file)
             if found == source.name:
@@ -333,31 +332,29 @@ class _Planner:
             yield number, file, blocks, rejected.of(file, sum(block.rows for block in blocks))
 
     def _borders(self) -> Borders:
-        asked = self.spec.compute.rows_per_chunk
+        asked = self.brief.rows_per_chunk
         if asked == "auto":
             return Borders(rows=self.info.rows_per_chunk)
         return Borders(rows=asked, decoded_bytes=BYTES_PER_CHUNK, exact=True)
 
     def _batch_rows(self, schema: InputSchema, rows: int) -> int:
-        asked = self.spec.compute.batch_rows
+        asked = self.brief.batch_rows
         if asked != "auto":
             return asked
         row_bytes = max(1, schema.decoded_bytes // max(rows, 1))
         return max(1, min(self.info.batch_rows, BYTES_PER_BATCH // row_bytes))
 
     def _output(self, columns: Columns, source: Source) -> dict[str, Any]:
-        assert self.spec.output is not None
-        name, options = self.spec.output.format, dict(self.spec.output.options)
+        name, options = self.brief.output_format, dict(self.brief.output_options)
         encoder = registry.encoders.get(name)(options)
         check_writable(encoder, columns.predictions, [field.name for field in self.info.outputs])
         rejected = _rejected_schema(encoder, columns.read)
         return {"format": name, "options": options, "rejected": rejected}
 
     def _check_single_file(self, rows: int) -> None:
-        assert self.spec.output is not None
-        if rows > MAX_SINGLE_FILE_ROWS and self.spec.output.options.get("single_file"):
+        if rows > MAX_SINGLE_FILE_ROWS and self.brief.output_options.get("single_file"):
             raise TooLarge(
-                f"{rows:,} rows are too many for the single file {self.spec.output.path}"
+                f"{rows:,} rows are too many for the single file {self.brief.output_path}"
                 f" (at most {MAX_SINGLE_FILE_ROWS:,}).",
                 remedy="Give a folder as output.",
             )

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from tidemill import registry
+from tidemill.domain.brief import Brief
 from tidemill.domain.errors import InputUnreadable, NotFound
 from tidemill.domain.plan import Block, Chunk, InputFile, PlanSummary, Segment
 from tidemill.engine import models
@@ -21,7 +22,6 @@ from tidemill.engine.predicting import Predictor, features_of
 from tidemill.engine.schema import Columns, InputSchema
 from tidemill.ports.flavor import Model
 from tidemill.ports.source import FileFacts, Source
-from tidemill.wire.spec import JobSpec
 
 ROWS = 5
 MOST_REASONS = 3
@@ -33,28 +33,28 @@ Progress = Callable[[dict[str, Any]], None]
 def preview(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     """Match model and input on the first file and predict its first rows; nothing is written.
 
-    request: {"spec", "model" (with "trusted"), "spool"}. Returns {"model", "files", "bytes",
+    request: {"brief", "model" (with "trusted"), "spool"}. Returns {"model", "files", "bytes",
     "first_file", "rows_in_first_file", "columns", "rows" (of predictions), "rejected" (a count), "rejections"
     (some reasons), "estimated_rows", "estimated_seconds" (of one core in the model)}.
     """
-    spec = JobSpec.model_validate(request["spec"])
-    options = {**spec.predict.model_dump(), "features": spec.features, "threads": 1}
+    brief = Brief.from_json(request["brief"])
+    options = brief.load_options()
     model = models.load(request["model"], options)
-    listed = registry.list_inputs()(spec.input.path, registry.suffixes_of(spec.input.format))
+    listed = registry.list_inputs()(brief.paths, registry.suffixes_of(brief.input_format))
     first = next(listed, None)
     if first is None:
         raise NotFound("The input has no files.", remedy="Check the path; names that begin with . or _ are left out.")
-    name = spec.input.format if spec.input.format != "auto" else registry.detect_format()(first)
-    source = registry.open_source()(name, spec.input.options, Path(request["spool"]))
-    schema = InputSchema(model.info, spec, source)
+    name = brief.input_format if brief.input_format != "auto" else registry.detect_format()(first)
+    source = registry.open_source()(name, brief.input_options, Path(request["spool"]))
+    schema = InputSchema(model.info, brief, source)
     facts = source.examine(first, infer=schema.needs_inference)
     schema.add(first, facts)
     columns = schema.resolve()
     if model.info.positional:
         model.close()
         model = models.load(request["model"], {**options, "features": [field.name for field in columns.inputs]})
-    if spec.output is not None:
-        encoder = registry.encoders.get(spec.output.format)(spec.output.options)
+    if brief.output_path is not None:
+        encoder = registry.encoders.get(brief.output_format)(brief.output_options)
         check_writable(encoder, columns.predictions, [field.name for field in model.info.outputs])
     files, size = 1, first.size_bytes
     for file in listed:

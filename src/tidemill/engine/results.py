@@ -243,13 +243,6 @@ def _refill(streams: Sequence[Iterator[Numbered]], heads: dict[int, Numbered], n
             return
 
 
-def spare_pandas() -> None:
-    """Let Arrow find no pandas. For a child that lives for one question: at its first conversion of a value
-    Arrow imports pandas if it can, which takes ten times as long as the answer."""
-    with registry.hiding("pandas"):
-        pa.array([0])
-
-
 def read(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     """Answer request["ask"]: "counts", "head", "look_up" or "export", as the function of that name."""
     return _ASKED[request["ask"]](request, progress)

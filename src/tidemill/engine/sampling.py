@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from tidemill import registry
+from tidemill.domain.brief import Brief
 from tidemill.domain.errors import NotFound
 from tidemill.domain.plan import Block, Chunk, InputFile, PlanSummary, Segment
 from tidemill.domain.signature import ModelInfo
@@ -18,7 +19,6 @@ from tidemill.engine.batching import BadRow, by_reason, keys_of, read_batches
 from tidemill.engine.predicting import features_of
 from tidemill.engine.schema import Columns, InputSchema
 from tidemill.ports.source import FileFacts, Source
-from tidemill.wire.spec import JobSpec
 
 MOST_FILES = 8
 """That are opened; so many, spread over the input."""
@@ -36,18 +36,17 @@ T = TypeVar("T")
 def sample(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     """Draw rows from the input and leave them in a folder, cast to what the model takes.
 
-    request: {"spec", "model" (with "trusted"), "rows" (at most so many), "folder"}. Writes `FEATURES` and `KEYS`
+    request: {"brief", "model" (with "trusted"), "rows" (at most so many), "folder"}. Writes `FEATURES` and `KEYS`
     (file, row) there. Returns {"info", "files", "files_read", "rows", "rejected", "rejections"}. Tells by progress
     when the model is "loaded". Raises what planning a job would, NotFound for an input without files.
     """
-    spec = JobSpec.model_validate(request["spec"])
-    options = {**spec.predict.model_dump(), "features": spec.features, "threads": 1}
-    model = models.load(request["model"], options)
+    brief = Brief.from_json(request["brief"])
+    model = models.load(request["model"], brief.load_options())
     info = model.info
     model.close()
     progress({"loaded": True})
     folder = Path(request["folder"])
-    drawn = _Drawn(spec, info, folder / "spool", int(request["rows"]))
+    drawn = _Drawn(brief, info, folder / "spool", int(request["rows"]))
     features, keys, bad = drawn.read()
     save(folder / FEATURES, features)
     save(folder / KEYS, keys)
@@ -64,18 +63,18 @@ def sample(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
 class _Drawn:
     """The rows that were drawn, not read yet."""
 
-    def __init__(self, spec: JobSpec, info: ModelInfo, spool: Path, rows: int) -> None:
-        listed = _Counted(registry.list_inputs()(spec.input.path, registry.suffixes_of(spec.input.format)))
+    def __init__(self, brief: Brief, info: ModelInfo, spool: Path, rows: int) -> None:
+        listed = _Counted(registry.list_inputs()(brief.paths, registry.suffixes_of(brief.input_format)))
         chosen = thinned(listed, MOST_FILES)
         if not chosen:
             raise NotFound(
                 "The input has no files.", remedy="Check the path; names that begin with . or _ are left out."
             )
         self.files = listed.count
-        name = spec.input.format if spec.input.format != "auto" else registry.detect_format()(chosen[0])
+        name = brief.input_format if brief.input_format != "auto" else registry.detect_format()(chosen[0])
         spool.mkdir(exist_ok=True)
-        self.source: Source = registry.open_source()(name, spec.input.options, spool)
-        schema = InputSchema(info, spec, self.source)
+        self.source: Source = registry.open_source()(name, brief.input_options, spool)
+        schema = InputSchema(info, brief, self.source)
         self.facts: list[tuple[InputFile, FileFacts]] = []
         for file in chosen:
             facts = self.source.examine(file, infer=schema.needs_inference)

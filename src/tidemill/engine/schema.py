@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from tidemill.domain.brief import Brief
 from tidemill.domain.errors import InvalidSpec, SchemaMismatch
 from tidemill.domain.plan import InputFile
 from tidemill.domain.signature import Field, ModelInfo
 from tidemill.engine.casting import can_cast, can_parse, is_text, type_of
 from tidemill.ports.source import FileFacts, Source
-from tidemill.wire.spec import JobSpec
 
 MAX_KEPT_BY_DEFAULT = 50
 EXAMPLES = 3
@@ -34,8 +34,8 @@ class Columns:
 class InputSchema:
     """Collects the schemas of all files, remembers disagreements, and settles on one."""
 
-    def __init__(self, info: ModelInfo, spec: JobSpec, source: Source | type[Source]) -> None:
-        self.info, self.spec = info, spec
+    def __init__(self, info: ModelInfo, brief: Brief, source: Source | type[Source]) -> None:
+        self.info, self.brief = info, brief
         self.typed, self.fixed_columns = source.typed, source.fixed_columns
         self.casts_text, self.mixes = source.casts_text, source.mixes
         self._source = source
@@ -161,8 +161,8 @@ class InputSchema:
     def _positional(self) -> tuple[Field, ...]:
         """The input's columns in their order, without those that only stand beside them."""
         wanted = self.info.positional
-        beside = {*self.spec.id, *self._source.partitions}
-        kept = self.spec.keep if isinstance(self.spec.keep, list) else ()
+        beside = {*self.brief.id, *self._source.partitions}
+        kept = self.brief.keep if isinstance(self.brief.keep, tuple) else ()
         free = [name for name in self._fields if name not in beside]
         for names in (free, [name for name in free if name not in kept]):
             if len(names) == wanted or (self.info.takes_all and len(names) == 1 and _is_list(self._fields[names[0]])):
@@ -170,7 +170,7 @@ class InputSchema:
                 return tuple(replace(field, name=name) for field, name in zip(named, names, strict=True))
         raise SchemaMismatch(
             f"The model does not know the names of its {wanted} input column(s), and the input has"
-            f" {len(free)}{' beside those of --id' if self.spec.id else ''}: {_some(free)}.",
+            f" {len(free)}{' beside those of --id' if self.brief.id else ''}: {_some(free)}.",
             remedy="Name them in the order it was trained with: --features a,b,c.",
         )
 
@@ -179,8 +179,8 @@ class InputSchema:
             return self._positional()
         if not self.info.takes_all:
             return self.info.inputs
-        names = self.spec.features or [name for name in self._fields if name not in self.spec.id]
-        if self.info.takes_text and not self.spec.features:
+        names = self.brief.features or [name for name in self._fields if name not in self.brief.id]
+        if self.info.takes_text and not self.brief.features:
             return (Field(name=self._only_text(names), type="string"),)
         return tuple(Field(name=name) for name in names)
 
@@ -242,7 +242,7 @@ class InputSchema:
         return self.fixed_columns or name in self._required
 
     def _kept(self, features: Sequence[str]) -> list[str]:
-        keep, ids = self.spec.keep, list(self.spec.id)
+        keep, ids = self.brief.keep, list(self.brief.id)
         self._check_known(ids, "--id")
         if keep == "none":
             return ids
@@ -276,7 +276,7 @@ class InputSchema:
     def _source_types(self, inputs: Sequence[Field], kept: set[str]) -> dict[str, str]:
         """What a text source casts while it reads: only what the user named, and features that are not
         kept, since kept columns stay the text they were."""
-        named = {name: str(self._named_type(name, kind)) for name, kind in self.spec.schema_.items()}
+        named = {name: str(self._named_type(name, kind)) for name, kind in self.brief.schema.items()}
         if self.typed:
             return {}
         left_out = kept | set(self._source.partitions)

@@ -280,7 +280,7 @@ class _Run:
         parent = self._parent_manifest()
         chosen = self.recording.begin(parent)
         request = {
-            "spec": self.job.spec,
+            "brief": self.spec.brief().to_json(),
             "staging": self.job.staging,
             "epoch": self.lease.epoch,
             "model": self.model,

@@ -475,7 +475,7 @@ def preview(context: Context, spec: JobSpec, options: RunOptions | None = None) 
     spec = resolve(spec)
     model = identify(context, spec, (options or RunOptions()).ask_trust)
     with tempfile.TemporaryDirectory(prefix="tidemill-") as spool:
-        request = {"spec": spec.model_dump(mode="json"), "model": model, "spool": spool}
+        request = {"brief": spec.brief().to_json(), "model": model, "spool": spool}
         answer = context.executor.call(
             context.tasks.preview, request, preload=(*context.compute.preload, *model["preload"])
         )

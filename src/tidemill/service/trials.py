@@ -117,7 +117,7 @@ class _Bench:
     def sample(self, rows: int) -> dict[str, Any]:
         """What `engine.sampling.sample` returns."""
         request = {
-            "spec": self.spec.model_dump(mode="json"),
+            "brief": self.spec.brief().to_json(),
             "model": dict(self.model),
             "rows": rows,
             "folder": self.folder,

@@ -20,6 +20,7 @@ from pydantic import (
     field_validator,
 )
 
+from tidemill.domain.brief import Brief
 from tidemill.domain.errors import InvalidSpec
 
 Mode = Literal["error", "overwrite", "append"]
@@ -258,6 +259,27 @@ class JobSpec(_Words):
             # One file or a folder is a place, too: a folder of one part holds the bytes of that file.
             data["output"]["options"].pop("single_file", None)
         return data
+
+    def brief(self) -> Brief:
+        """What children are told of it."""
+        output = self.output
+        return Brief(
+            paths=tuple(self.input.path),
+            input_format=self.input.format,
+            input_options=self.input.options,
+            rejected_of=self.input.rejected_of,
+            id=tuple(self.id),
+            keep=tuple(self.keep) if isinstance(self.keep, list) else self.keep,
+            features=tuple(self.features),
+            schema=self.schema_,
+            predict=self.predict.model_dump(),
+            rows_per_chunk=self.compute.rows_per_chunk,
+            batch_rows=self.compute.batch_rows,
+            output_path=None if output is None else output.path,
+            output_format="auto" if output is None else output.format,
+            output_options={} if output is None else output.options,
+            digest=self.digest(),
+        )
 
     def digest(self) -> str:
         """sha256 of `canonical`."""

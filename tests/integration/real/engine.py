@@ -71,7 +71,7 @@ class Engine:
             predict=PredictSpec.model_validate(dict(self.predict)),
         )
         request = {
-            "spec": spec.model_dump(mode="json"),
+            "brief": spec.brief().to_json(),
             "staging": str(staging),
             "epoch": 1,
             "model": self._facts,

@@ -41,7 +41,7 @@ def run_job(
     sink.prepare(claim, replace=None)
     staging = Path(sink.staging(job_id))
     model = {**models.identify(spec.model, None), "trusted": True}
-    request = {"spec": spec.model_dump(mode="json"), "staging": str(staging), "model": model, "parent": parent}
+    request = {"brief": spec.brief().to_json(), "staging": str(staging), "model": model, "parent": parent}
     plan = PlanSummary.from_json(planner.plan(request, lambda seen: None)["plan"])
     receipts = _score(staging, plan, model)
     if seen is not None:

@@ -1,4 +1,7 @@
-"""`tidemill run` and `tidemill resume`."""
+"""`tidemill run` and `tidemill resume`.
+
+What only some runs need is imported by them: everybody else need not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -15,7 +19,6 @@ from typing import Annotated
 import typer
 
 from tidemill.bootstrap.wiring import opened
-from tidemill.cli import afar
 from tidemill.cli.asking import Trust, asker
 from tidemill.cli.backend import address, chosen
 from tidemill.cli.options import Server
@@ -23,9 +26,9 @@ from tidemill.cli.output import people
 from tidemill.cli.progress import ProgressView
 from tidemill.cli.submitting import print_submitted
 from tidemill.cli.summary import ending_of, print_ending, print_nothing_new, print_preview
-from tidemill.cli.words import save_spec, takes_spec
+from tidemill.cli.words import takes_spec
 from tidemill.domain.errors import InvalidSpec, NothingNew
-from tidemill.service import jobs, retention, stdin
+from tidemill.service import jobs, stdin
 from tidemill.service.context import Context
 from tidemill.wire.spec import JobSpec
 
@@ -68,7 +71,7 @@ def run(
       tidemill run job.yaml
     """
     if save is not None:
-        save_spec(spec, save)
+        import_module("tidemill.cli.spec_files").save_spec(spec, save)
         return
     if detach:
         with chosen(server) as backend, ProgressView(quiet=quiet or json) as view:
@@ -79,7 +82,7 @@ def run(
     if url is not None:
         _refuse_here_only(trust=trust, restart=restart, allow_upgrade=allow_upgrade, dry_run=dry_run)
         with chosen(url) as backend, ProgressView(quiet=quiet or json) as view:
-            ending = afar.run(backend, spec, view)
+            ending = import_module("tidemill.cli.afar").run(backend, spec, view)
         raise typer.Exit(print_ending(ending, as_json=json, allow_rejected=allow_rejected))
     with opened() as context:
         spec = _with_stdin(context, spec)
@@ -108,7 +111,7 @@ def _with_stdin(context: Context, spec: JobSpec) -> JobSpec:
         raise InvalidSpec(
             "The input - is standard input, but nothing is piped in.", remedy="Pipe data in, or name files."
         )
-    retention.sweep_stdin(context, datetime.now(UTC))
+    import_module("tidemill.service.retention").sweep_stdin(context, datetime.now(UTC))
     kept = str(stdin.spooled(context, sys.stdin.buffer))
     paths = [kept if path == stdin.STDIN else path for path in spec.input.path]
     return spec.model_copy(update={"input": spec.input.model_copy(update={"path": paths})})

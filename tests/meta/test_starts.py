@@ -1,0 +1,103 @@
+"""What the processes of a small job load: each module that nobody needs there is paid for at every start."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+TELL = """
+import atexit, json, os, sys
+
+def tell():
+    with open(os.path.join(os.environ["TELL_FOLDER"], f"{os.getpid()}.json"), "w") as file:
+        json.dump({"program": sys.argv[0], "modules": sorted(sys.modules)}, file)
+
+atexit.register(tell)
+"""
+"""As sitecustomize: who ends as Python programs do leaves word of what it has loaded. Forked children do not."""
+
+MODEL = """
+import json, os, sys
+import numpy as np
+
+class Model:
+    inputs = ("x",)
+
+    def predict(self, batch):
+        with open(os.path.join(os.environ["TELL_FOLDER"], "scorer.json"), "w") as file:
+            json.dump({"program": "scorer", "modules": sorted(sys.modules)}, file)
+        return np.asarray(batch["x"])
+"""
+
+NEVER = {"pandas", "yaml", "fastapi", "httpx2", "psycopg", "sqlalchemy.orm", "sqlalchemy.dialects.postgresql"}
+WORKER_NEVER = NEVER | {
+    *("numpy", "pyarrow", "tidemill.cli.remote", "tidemill.cli.afar", "tidemill.bootstrap.local"),
+    *("tidemill.wire.schedules", "tidemill.wire.webhooks", "tidemill.stores.sql.postgres"),
+}
+CHILDREN_NEVER = NEVER | {
+    *("pydantic", "pydantic_settings", "sqlalchemy", "typer", "rich", "asyncio", "multiprocessing"),
+    *("tidemill.wire", "tidemill.service", "tidemill.cli", "tidemill.config", "tidemill.stores"),
+}
+
+
+def loaded_by_run(folder: Path) -> dict[str, set[str]]:
+    """The modules of each process of one command by its program, the scorer's as "scorer"."""
+    told = folder / "told"
+    told.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "tidemill", "run", "model.py:Model", "in.parquet", "-o", "out", "--scorers", "1"],
+        cwd=folder,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(folder / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            "TIDEMILL_HOME": str(folder / "home"),
+            "TELL_FOLDER": str(told),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = {}
+    for file in told.iterdir():
+        answer = json.loads(file.read_text())
+        found[Path(answer["program"]).stem] = set(answer["modules"])
+        file.unlink()
+    told.rmdir()
+    return found
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, set[str]]]:
+    """A job, and the same command again."""
+    folder = tmp_path_factory.mktemp("starts")
+    (folder / "site").mkdir()
+    (folder / "site" / "sitecustomize.py").write_text(TELL)
+    (folder / "model.py").write_text(MODEL)
+    pq.write_table(pa.table({"x": [1.0, 2.0, 3.0]}), folder / "in.parquet")
+    return [loaded_by_run(folder), loaded_by_run(folder)]
+
+
+def test_each_process_of_a_job_is_heard(runs: list[dict[str, set[str]]]) -> None:
+    first, again = runs
+    assert (set(first), set(again)) == ({"__main__", "zygote", "scorer"}, {"__main__", "zygote"})
+    assert {"sqlalchemy", "pydantic", "typer"} <= first["__main__"]
+    assert {"pyarrow", "tidemill.engine.planner"} <= first["zygote"]
+    assert {"pyarrow", "tidemill.flavors.python"} <= first["scorer"]
+
+
+def test_the_worker_of_a_small_job_loads_nothing_that_it_does_not_need(runs: list[dict[str, set[str]]]) -> None:
+    for run in runs:
+        assert run["__main__"].isdisjoint(WORKER_NEVER), run["__main__"] & WORKER_NEVER
+
+
+def test_children_load_nothing_that_only_the_worker_needs(runs: list[dict[str, set[str]]]) -> None:
+    for run in runs:
+        for process in run.keys() - {"__main__"}:
+            assert run[process].isdisjoint(CHILDREN_NEVER), (process, run[process] & CHILDREN_NEVER)
