@@ -143,6 +143,19 @@ sources: Registry[Source] = Registry(
     },
 )
 
+_SUFFIXES = MappingProxyType(
+    {
+        "parquet": (".parquet", ".pq"),
+        "csv": (".csv", ".tsv"),
+        "jsonl": (".jsonl", ".ndjson"),
+        "arrow": (".arrow", ".feather", ".arrows", ".ipc"),
+        "orc": (".orc",),
+        "avro": (".avro",),
+        "excel": (".xlsx", ".xls", ".xlsb", ".xlsm", ".ods"),
+    }
+)
+"""`Source.suffixes` of the built-ins: a folder is listed without importing what reads its files."""
+
 encoders: Registry[Encoder] = Registry(
     "encoders",
     {
@@ -183,12 +196,12 @@ def list_inputs() -> Callable[..., Iterator[InputFile]]:
 def suffixes_of(input_format: str) -> tuple[str, ...]:
     """What the files of a format end with that a folder is searched for; "auto" is every format."""
     names = sources.names() if input_format == "auto" else [input_format]
-    return tuple(suffix for name in names for suffix in sources.get(name).suffixes)
+    return tuple(suffix for name in names for suffix in _SUFFIXES.get(name) or sources.get(name).suffixes)
 
 
 def detect_format() -> Callable[[InputFile], str]:
     """The function that names the source for a file by its content."""
-    detect = import_module("tidemill.sources.listing").detect_format
+    detect = import_module("tidemill.sources.detection").detect_format
     return lambda file: str(detect(file, [sources.get(name) for name in sources.names()]))
 
 

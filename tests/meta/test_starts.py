@@ -101,3 +101,8 @@ def test_children_load_nothing_that_only_the_worker_needs(runs: list[dict[str, s
     for run in runs:
         for process in run.keys() - {"__main__"}:
             assert run[process].isdisjoint(CHILDREN_NEVER), (process, run[process] & CHILDREN_NEVER)
+
+
+def test_a_command_that_finds_nothing_to_do_loads_no_reader(runs: list[dict[str, set[str]]]) -> None:
+    assert runs[1]["zygote"].isdisjoint({"numpy", "pyarrow", "tidemill.bootstrap.tasks"})
+    assert "tidemill.bootstrap.lookups" in runs[1]["zygote"]

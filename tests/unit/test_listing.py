@@ -12,7 +12,8 @@ import pytest
 
 from tidemill.domain.errors import InputUnreadable, InvalidSpec, NotFound, UnknownFormat
 from tidemill.registry import sources
-from tidemill.sources.listing import detect_format, list_inputs
+from tidemill.sources.detection import detect_format
+from tidemill.sources.listing import list_inputs
 from tidemill.testing.source import pin
 
 

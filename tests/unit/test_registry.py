@@ -58,3 +58,9 @@ def test_extras_of_modules() -> None:
     assert registry.extra_of("sklearn.tree._tree") == "sklearn"
     assert registry.extra_of("lightgbm") == "lightgbm"
     assert registry.extra_of("nothing.at.all") is None
+
+
+def test_endings_that_are_known_without_an_import_are_those_of_the_sources() -> None:
+    for name in registry.sources.builtin:
+        assert registry.suffixes_of(name) == registry.sources.get(name).suffixes
+    assert set(registry._SUFFIXES) == set(registry.sources.builtin)

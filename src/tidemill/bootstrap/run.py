@@ -177,7 +177,7 @@ def run(
         parsed = JobSpec.model_validate(words)
     except ValidationError as exc:
         raise invalid_words(exc) from exc
-    with opened() as context:
+    with opened(spec=parsed) as context:
         options = jobs.RunOptions(restart=restart, ask_trust=lambda model: trust)
         if parsed.output is None:
             return Preview(jobs.preview(context, parsed, options))

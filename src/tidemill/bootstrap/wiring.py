@@ -13,6 +13,7 @@ from pathlib import Path
 from tidemill.config import Settings, config_files, usable_memory_bytes
 from tidemill.domain.access import Role
 from tidemill.domain.cost import RateCard
+from tidemill.domain.errors import TidemillError
 from tidemill.domain.ids import new_id
 from tidemill.domain.login import LoginRule, Logins
 from tidemill.engine.layout import Compute
@@ -21,6 +22,7 @@ from tidemill.executors.local import LocalExecutor
 from tidemill.ports.sink import Sink
 from tidemill.ports.store import Store
 from tidemill.registry import missing_extra
+from tidemill.service import outputs
 from tidemill.service.context import Context, Places, Policy, TaskEntries
 from tidemill.service.provider import LOGIN_BACK, Provider
 from tidemill.service.secrets import Secrets
@@ -29,6 +31,7 @@ from tidemill.sinks.local import LocalSink
 from tidemill.wire.spec import JobSpec
 
 TASKS = "tidemill.bootstrap.tasks"
+LOOKUPS = "tidemill.bootstrap.lookups"
 
 PRELOAD = (
     "numpy",
@@ -55,6 +58,9 @@ JOB_PRELOAD = (
 )
 """What the children of a job need as well; those that answer a question start sooner without."""
 
+LOOKUP_PRELOAD = (LOOKUPS, "tidemill.sources.listing")
+"""What a command needs that finds its output finished and nothing changed."""
+
 SUFFIXES = {"parquet": ".parquet", "csv": ".csv", "jsonl": ".jsonl", "arrow": ".arrow", "orc": ".orc", "avro": ".avro"}
 COMPRESSION_SUFFIXES = {"gzip": ".gz", "zstd": ".zst"}
 
@@ -72,15 +78,19 @@ def open_sink(spec: JobSpec) -> Sink:
 
 
 @contextmanager
-def opened(settings: Settings | None = None, *, children: bool = True, warm: bool = False) -> Iterator[Context]:
+def opened(
+    settings: Settings | None = None, *, children: bool = True, warm: bool = False, spec: JobSpec | None = None
+) -> Iterator[Context]:
     """A context on this machine; its children and connections end with the block.
 
     Use cases that only ask the store say `children=False`: nothing is started before it is needed. Whoever
-    runs one job after another says `warm=True`: scorers are kept for the next one.
+    runs one job after another says `warm=True`: scorers are kept for the next one. Whoever is about to run a
+    `spec` names it: if its output is there, children are not made ready to work on it before that is asked for.
     """
     settings = settings or Settings()
     warm_bytes = usable_memory_bytes(settings.warm_memory_share) if warm else 0
-    executor = LocalExecutor(preload=JOB_PRELOAD if warm else PRELOAD, eager=children, warm_bytes=warm_bytes)
+    preload = JOB_PRELOAD if warm else LOOKUP_PRELOAD if spec is not None and _is_finished(spec) else PRELOAD
+    executor = LocalExecutor(preload=preload, eager=children, warm_bytes=warm_bytes)
     try:
         store = _open_store(settings)
         try:
@@ -100,6 +110,7 @@ def opened(settings: Settings | None = None, *, children: bool = True, warm: boo
                     scorer="tidemill.bootstrap.scorer:main",
                 ),
                 tasks=TaskEntries(
+                    facts=f"{LOOKUPS}:facts",
                     snapshot=f"{TASKS}:snapshot",
                     still_planned=f"{TASKS}:still_planned",
                     preview=f"{TASKS}:show",
@@ -134,6 +145,16 @@ def opened(settings: Settings | None = None, *, children: bool = True, warm: boo
             store.close()
     finally:
         executor.close()
+
+
+def _is_finished(spec: JobSpec) -> bool:
+    """Whether something was published at a spec's output. What is wrong with the spec is for the use case to say."""
+    if spec.output is None:
+        return False
+    with suppress(TidemillError):
+        resolved = spec.model_copy(update={"output": outputs.resolve(spec.output)})
+        return open_sink(resolved).look().manifest is not None
+    return False
 
 
 @contextmanager

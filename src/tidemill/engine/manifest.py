@@ -73,11 +73,20 @@ def _history(earlier: Mapping[str, Any] | None) -> list[dict[str, Any]]:
 
 def covers(manifest: Mapping[str, Any], spec_digest: str, model_digest: str, snapshot_digest: str) -> bool:
     """Whether an output holds exactly what this spec, model and snapshot give, appended or not."""
-    runs = [
+    return (spec_digest, model_digest, snapshot_digest) in _runs(manifest)
+
+
+def was_asked(manifest: Mapping[str, Any], spec_digest: str) -> bool:
+    """Whether an output holds what this spec gave, of whatever model and snapshot."""
+    return any(spec_digest == digest for digest, _, _ in _runs(manifest))
+
+
+def _runs(manifest: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Digests of spec, model and snapshot of each job whose rows are in the output."""
+    return [
         (manifest["spec_digest"], manifest["model"]["digest"], manifest["snapshot"]["digest"]),
         *((run["spec_digest"], run["model"], run["snapshot"]) for run in manifest.get("appended_to", [])),
     ]
-    return (spec_digest, model_digest, snapshot_digest) in runs
 
 
 def own_entries(manifest: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:

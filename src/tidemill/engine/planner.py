@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,13 +17,13 @@ from tidemill import registry
 from tidemill.domain.brief import Brief
 from tidemill.domain.confines import Confines
 from tidemill.domain.errors import InputUnreadable, NotFound, Refused, TooLarge, UnsupportedType
-from tidemill.domain.partition import partitions_of
 from tidemill.domain.plan import Block, InputFile, PlanSummary
 from tidemill.domain.signature import ModelInfo
 from tidemill.engine import models, planfile
 from tidemill.engine.chunking import BYTES_PER_CHUNK, Borders, cut_chunks, cut_selected
 from tidemill.engine.fence import fenced
 from tidemill.engine.increment import FILES_PER_MESSAGE, Same, Unscored, nothing_new
+from tidemill.engine.listing import Listing, chosen, confines_of, with_progress
 from tidemill.engine.schema import Columns, InputSchema
 from tidemill.engine.selection import RejectedRows
 from tidemill.ports.encoder import Encoder
@@ -51,13 +50,13 @@ def snapshot(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     request["unscored"], as `increment.Unscored` wants it, only files that no job of the series scored count, and
     "increment" is `Increment.to_json`. request["confines"] as `plan` takes it.
     """
-    only = _chosen(request)
-    listing = _Listing(
-        request["input"]["path"], registry.suffixes_of(request["input"]["format"]), _within(request), only
+    only = chosen(request)
+    listing = Listing(
+        request["input"]["path"], registry.suffixes_of(request["input"]["format"]), confines_of(request), only
     )
     planned = dict(_planned_files(request.get("staging")))
     changes = []
-    for file in _with_progress(listing, progress):
+    for file in with_progress(listing, progress):
         before = planned.pop(file.path, None)
         if before is None:
             changes.append(f"new file {file.path}")
@@ -92,74 +91,6 @@ def _planned_files(staging: str | None) -> Iterator[tuple[str, InputFile]]:
         yield from ((file.path, file) for file in planfile.PlanReader(Path(staging)).files())
 
 
-class _Listing:
-    """The snapshot as it is listed: digest, number and size of files so far."""
-
-    def __init__(
-        self,
-        paths: Sequence[str],
-        suffixes: tuple[str, ...],
-        confines: Confines | None = None,
-        only: Unscored | Same | None = None,
-    ) -> None:
-        self.paths, self.suffixes, self.confines, self.only = paths, suffixes, confines, only
-        self.files = self.bytes = 0
-        self._hash, self._content_hash = hashlib.sha256(), hashlib.sha256()
-
-    def __iter__(self) -> Iterator[InputFile]:
-        grows = isinstance(self.only, Unscored)
-        for file in registry.list_inputs()(self.paths, self.suffixes, self.confines, may_be_empty=grows):
-            _check_name(file.path)
-            if self.only is not None and not self.only.takes(file):
-                continue
-            self.files += 1
-            self.bytes += file.size_bytes
-            self._hash.update(f"{file.path}\0{file.size_bytes}\0{file.mtime_ns}\n".encode())
-            name = "".join(f"{key}={value}\0" for key, value in partitions_of(file.path).items())
-            name += os.path.basename(file.path)
-            self._content_hash.update(f"{name}\0{file.size_bytes}\n".encode())
-            yield file
-
-    def digest(self) -> str:
-        return self._hash.hexdigest()
-
-    def content_digest(self) -> str:
-        """Names and sizes without places and times: what parts carry, so that a file that was sent to a
-        service gives the same bytes there as at home."""
-        return self._content_hash.hexdigest()
-
-
-def _chosen(request: Mapping[str, Any]) -> Unscored | Same | None:
-    """Which of the input's files a job means, when not all."""
-    if request.get("unscored") is not None:
-        return Unscored(request["unscored"], now_ns=time.time_ns())
-    return Same(request["same"]) if request.get("same") is not None else None
-
-
-def _within(request: Mapping[str, Any]) -> Confines | None:
-    confines = request.get("confines")
-    return None if confines is None else Confines.from_json(confines)
-
-
-def _check_name(path: str) -> None:
-    """Results name the file of a rejected row, and are UTF-8."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise InputUnreadable(
-            f"The name of the file {path!a} is not UTF-8.", remedy="Rename it, or leave it out."
-        ) from None
-
-
-def _with_progress(files: _Listing, progress: Progress) -> Iterator[InputFile]:
-    told = time.monotonic()
-    for file in files:
-        yield file
-        if time.monotonic() - told > 0.5:
-            told = time.monotonic()
-            progress({"files": files.files})
-
-
 def plan(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     """Plan a job and leave the plan in its staging folder.
 
@@ -183,8 +114,8 @@ def plan(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     with fenced(staging, request.get("epoch", 0)):
         info = request.get("info")
         known = None if info is None else ModelInfo.from_json(info)
-        within = _within(request)
-        made = _Planner(brief, staging, request["model"], known, rejected, _chosen(request), progress, within).run()
+        within = confines_of(request)
+        made = _Planner(brief, staging, request["model"], known, rejected, chosen(request), progress, within).run()
     return {"plan": made.to_json(), "cpu_seconds": time.process_time() - started}
 
 
@@ -203,7 +134,7 @@ class _Planner:
         self.brief, self.staging, self.rejected, self.progress = brief, staging, rejected, progress
         self.model_facts = model
         self.only = only
-        self.listing = _Listing(brief.paths, registry.suffixes_of(brief.input_format), confines, only)
+        self.listing = Listing(brief.paths, registry.suffixes_of(brief.input_format), confines, only)
         self.info = known or self._load_model()
 
     def _load_model(self) -> ModelInfo:
@@ -215,7 +146,7 @@ class _Planner:
             model.close()
 
     def run(self) -> PlanSummary:
-        files = _with_progress(self.listing, self.progress)
+        files = with_progress(self.listing, self.progress)
         if isinstance(self.only, Unscored):
             files = self._told(files)
         first = next(files, None)

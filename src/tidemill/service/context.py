@@ -24,6 +24,8 @@ from tidemill.wire.spec import JobSpec
 class TaskEntries:
     """Entry points of children that only the use cases call."""
 
+    facts: str
+    """Whether model or input changed: {"model", "input"} -> {"model", "snapshot"}, their digests."""
     snapshot: str
     still_planned: str
     """Whether files of a plan changed: {"staging"} -> {"changes"}."""

@@ -32,7 +32,7 @@ from tidemill.domain.input_list import LIST_MARK
 from tidemill.domain.job import ENDED, FINISHED, LEASED, Job, JobState, Lease, NewJob, Want
 from tidemill.domain.model import Pin, is_mlflow, split_reference
 from tidemill.domain.receipt import Usage
-from tidemill.engine.manifest import covers
+from tidemill.engine.manifest import covers, was_asked
 from tidemill.ports.observer import Observer
 from tidemill.ports.sink import Claim, OutputState, Sink
 from tidemill.service import keys, mlflow, models, outputs, series
@@ -147,7 +147,8 @@ def identify(context: Context, spec: JobSpec, ask_trust: AskTrust) -> dict[str, 
     if is_mlflow(spec.model):
         model = mlflow.pin(context, spec.model, spec.flavor).to_json()
     else:
-        model = context.executor.call(context.entries.identify, {"path": spec.model, "flavor": spec.flavor})
+        request = {"path": spec.model, "flavor": spec.flavor}
+        model = context.executor.call(context.entries.identify, request, preload=context.compute.preload)
     shown = model.get("asked", model["path"])
     trusted = not model["carries_code"] or context.store.trust.is_trusted(model["digest"])
     if not trusted and ask_trust({**model, "path": shown}):
@@ -183,8 +184,11 @@ def run(
     check_executor(context, spec)
     spec = resolve(spec)
     assert spec.output is not None, "a run without output is a preview"
-    model = identify(context, spec, options.ask_trust)
     sink = context.open_sink(spec)
+    unchanged = None if options.restart else _unchanged(context, spec, sink)
+    if unchanged is not None:
+        return unchanged
+    model = identify(context, spec, options.ask_trust)
     request = _Request(context, spec, model, sink, options)
     found = request.settle()
     if isinstance(found, Outcome):
@@ -195,6 +199,46 @@ def run(
     ended = worker.run(job, lease)
     manifest = sink.look().manifest if ended.state in FINISHED else None
     return Outcome(job=ended, manifest=manifest, resumed_chunks=job.chunks_done, seconds=time.monotonic() - started)
+
+
+def _unchanged(context: Context, spec: JobSpec, sink: Sink) -> Outcome | None:
+    """What is finished, if neither the model nor the input of this very spec changed; None if that is not sure.
+
+    Most commands that are given again end here, so nothing is opened: a model that is a file or code here is not
+    asked what it is. All others are left to those who do ask.
+    """
+    assert spec.output is not None
+    if _is_reference(spec.model) or is_mlflow(spec.model) or spec.input.series is not None:
+        return None
+    state = sink.look()
+    if state.manifest is None or state.claim is not None or not was_asked(state.manifest, spec.digest()):
+        return None
+    request = {"model": spec.model, "input": spec.input.model_dump(mode="json")}
+    now = context.executor.call(context.tasks.facts, request)
+    if not _holds(state.manifest, spec, now["model"], now["snapshot"]):
+        return None
+    return _up_to_date(sink, spec.output, state.manifest)
+
+
+def _holds(manifest: Mapping[str, Any], spec: JobSpec, model_digest: str, snapshot_digest: str) -> bool:
+    """Whether the output is what this spec gives of this model and input."""
+    assert spec.output is not None
+    if spec.output.mode == "overwrite" and manifest.get("appended_to"):
+        return False  # It holds this job's rows and those of others.
+    return covers(manifest, spec.digest(), model_digest, snapshot_digest)
+
+
+def _up_to_date(sink: Sink, output: OutputSpec, manifest: dict[str, Any]) -> Outcome:
+    """Raises OutputExists if not all of it is there."""
+    if sink.published(manifest["job_id"]) is None:
+        raise OutputExists(
+            f"{output.path} was published by {manifest['job_id']}, but files of it are gone or changed.",
+            remedy="See which with: tidemill verify; replace it with --mode overwrite --restart.",
+        )
+    # Whoever published may have died just before its last step, which removes the lock file.
+    with suppress(OutputBusy, OutputUnwritable):
+        sink.finish(manifest["job_id"])
+    return Outcome(job=None, manifest=manifest, up_to_date=True)
 
 
 class _Request:
@@ -336,13 +380,8 @@ class _Request:
         if manifest is None:
             raise _not_ours(path)
         snapshot = self._snapshot()
-        same = covers(manifest, self.spec.digest(), self.model["digest"], snapshot["digest"])
-        if mode == "overwrite" and manifest.get("appended_to"):
-            same = False  # It holds this job's rows and those of others.
-        if same and not self.options.restart:
-            self._check_present(manifest)
-            self._tidy(manifest)
-            return Outcome(job=None, manifest=manifest, up_to_date=True)
+        if not self.options.restart and _holds(manifest, self.spec, self.model["digest"], snapshot["digest"]):
+            return _up_to_date(self.sink, self.output, manifest)
         if mode != "error":
             return None
         raise OutputExists(
@@ -370,18 +409,6 @@ class _Request:
                 remedy="Set TIDEMILL_HOME to the folder that it was when they ran, or choose another output.",
             )
         return self._start(state.claim)
-
-    def _tidy(self, manifest: Mapping[str, Any]) -> None:
-        # Whoever published may have died just before its last step, which removes the lock file.
-        with suppress(OutputBusy, OutputUnwritable):
-            self.sink.finish(manifest["job_id"])
-
-    def _check_present(self, manifest: Mapping[str, Any]) -> None:
-        if self.sink.published(manifest["job_id"]) is None:
-            raise OutputExists(
-                f"{self.output.path} was published by {manifest['job_id']}, but files of it are gone or changed.",
-                remedy="See which with: tidemill verify; replace it with --mode overwrite --restart.",
-            )
 
     def _manifest_differences(self, manifest: Mapping[str, Any], snapshot: Mapping[str, Any]) -> list[str]:
         differences = []

@@ -23,7 +23,6 @@ from tidemill.sources.pinned import check_pinned, opened, readable
 
 Compression = Literal["gzip", "zstd"]
 
-SUFFIXES = (".gz", ".zst")
 HEAD_BYTES = 1 << 16
 DEFAULT_MAX_SPOOL_BYTES = 1 << 38
 SPARED_BYTES = 1 << 30

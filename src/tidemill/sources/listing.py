@@ -1,4 +1,4 @@
-"""The files of the input, and what format they are of."""
+"""The files of the input. What is imported here is little: a command that has nothing to do ends after it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tidemill.domain.confines import Confines
-from tidemill.domain.errors import InputUnreadable, InvalidSpec, NotAllowed, NotFound, UnknownFormat
+from tidemill.domain.errors import InputUnreadable, InvalidSpec, NotAllowed, NotFound
 from tidemill.domain.input_list import LIST_MARK, listed_paths
 from tidemill.domain.plan import InputFile
-from tidemill.ports.source import Source
-from tidemill.sources.compression import SUFFIXES, read_head
 
 _MAGIC = re.compile(r"[*?\[]")
 _HIDDEN = (".", "_")
+COMPRESSIONS = (".gz", ".zst")
+"""Endings of whole files that are compressed, after that of their format."""
 
 
 def list_inputs(
@@ -67,24 +67,10 @@ def _listed(paths: Iterable[str]) -> Iterator[str]:
             yield from listed_paths(lines, path)
 
 
-def detect_format(file: InputFile, members: Iterable[type[Source]]) -> str:
-    """The name of the source that reads the file, by its content; the file's ending only decides
-    between formats that both fit. Raises UnknownFormat, InputUnreadable."""
-    head = read_head(file)
-    matching = [member for member in members if member.matches(head, file.path)]
-    if len(matching) > 1:
-        name = plain_name(file.path)
-        matching = [member for member in matching if name.endswith(member.suffixes)] or matching[-1:]
-    if not matching:
-        what = "is empty" if not head else "is of no format that can be read"
-        raise UnknownFormat(f"{file.path} {what}.", remedy="Name its format, or take it out of the input.")
-    return matching[0].name
-
-
 def plain_name(path: str) -> str:
     """The file's name in lower case, without a compression ending."""
     name = os.path.basename(path).lower()
-    return next((name.removesuffix(ending) for ending in SUFFIXES if name.endswith(ending)), name)
+    return next((name.removesuffix(ending) for ending in COMPRESSIONS if name.endswith(ending)), name)
 
 
 class _Argument(ABC):

@@ -84,7 +84,7 @@ def run(
         with chosen(url) as backend, ProgressView(quiet=quiet or json) as view:
             ending = import_module("tidemill.cli.afar").run(backend, spec, view)
         raise typer.Exit(print_ending(ending, as_json=json, allow_rejected=allow_rejected))
-    with opened() as context:
+    with opened(spec=spec) as context:
         spec = _with_stdin(context, spec)
         options = jobs.RunOptions(
             restart=restart, allow_upgrade=allow_upgrade, ask_trust=asker(trust, json), stop_softly=_on_interrupt
