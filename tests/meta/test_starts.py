@@ -39,11 +39,11 @@ class Model:
 NEVER = {"pandas", "yaml", "fastapi", "httpx2", "psycopg", "sqlalchemy.orm", "sqlalchemy.dialects.postgresql"}
 WORKER_NEVER = NEVER | {
     *("numpy", "pyarrow", "tidemill.cli.remote", "tidemill.cli.afar", "tidemill.bootstrap.local"),
-    *("tidemill.wire.schedules", "tidemill.wire.webhooks", "tidemill.stores.sql.postgres"),
+    *("tidemill.wire.api", "tidemill.wire.schedules", "tidemill.wire.webhooks", "tidemill.stores.sql.postgres"),
 }
 CHILDREN_NEVER = NEVER | {
-    *("pydantic", "pydantic_settings", "sqlalchemy", "typer", "rich", "asyncio", "multiprocessing"),
-    *("tidemill.wire", "tidemill.service", "tidemill.cli", "tidemill.config", "tidemill.stores"),
+    *("pydantic", "pydantic_core", "pydantic_settings", "sqlalchemy", "typer", "rich", "asyncio", "multiprocessing"),
+    *("tidemill.wire", "tidemill.service", "tidemill.cli", "tidemill.config", "tidemill.stores", "tidemill.domain.job"),
 }
 
 

@@ -241,9 +241,9 @@ class Backend(Protocol):
         """What jobs used, by model or key; most CPU time first."""
 
 
-def address(server: str | None) -> str | None:
+def address(server: str | None, settings: Settings | None = None) -> str | None:
     """The URL of the service to talk to; None to work on this machine."""
-    url = server or Settings().server
+    url = server or (settings or Settings()).server
     return None if not url or url == HERE else url
 
 

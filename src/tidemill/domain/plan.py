@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tidemill.domain.series import Increment
 from tidemill.domain.signature import ModelInfo
 
 
@@ -91,6 +90,28 @@ class Selection:
     @staticmethod
     def from_json(data: dict[str, Any]) -> Selection:
         return Selection(**{**data, "first_rows": tuple(data["first_rows"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Increment:
+    """Which files of the input a job scores, when not all: those that no job of its series scored before."""
+
+    series: str
+    number: int
+    """Of the job in its series, from 1."""
+    known: int = 0
+    """Files that were left out because they were scored before."""
+    changed: int = 0
+    """Files among those to score of which an earlier content was scored before."""
+    unsettled: int = 0
+    """Files that were left out because they were written to just now."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Increment:
+        return Increment(**data)
 
 
 @dataclass(frozen=True, kw_only=True)

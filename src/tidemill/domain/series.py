@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from tidemill.domain.errors import SeriesBusy
 from tidemill.domain.job import JobState
@@ -27,28 +26,6 @@ class Series:
     """The job that has planned what it scores and has not succeeded yet."""
     recorded_at: datetime | None
     """When the last one succeeded."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Increment:
-    """Which files of the input a job scores, when not all: those that no job of its series scored before."""
-
-    series: str
-    number: int
-    """Of the job in its series, from 1."""
-    known: int = 0
-    """Files that were left out because they were scored before."""
-    changed: int = 0
-    """Files among those to score of which an earlier content was scored before."""
-    unsettled: int = 0
-    """Files that were left out because they were written to just now."""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @staticmethod
-    def from_json(data: dict[str, Any]) -> Increment:
-        return Increment(**data)
 
 
 def check_over(name: str, holder: str, state: JobState) -> None:

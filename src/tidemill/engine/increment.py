@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tidemill.domain.errors import AlreadyScored, NothingNew
-from tidemill.domain.plan import InputFile
-from tidemill.domain.series import Increment
+from tidemill.domain.plan import Increment, InputFile
 
 if TYPE_CHECKING:
     from tidemill.wire.spec import JobSpec

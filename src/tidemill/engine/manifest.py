@@ -6,11 +6,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tidemill.domain.job import Job
 from tidemill.domain.plan import PlanSummary
 from tidemill.ports.sink import StagedFile
+
+if TYPE_CHECKING:
+    from tidemill.domain.job import Job
 
 FORMAT = 1
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from tidemill.domain.receipt import Usage
 from tidemill.engine.manifest import covers, was_asked
 from tidemill.ports.observer import Observer
 from tidemill.ports.sink import Claim, OutputState, Sink
-from tidemill.service import keys, mlflow, models, outputs, series
+from tidemill.service import outputs
 from tidemill.service.claims import claim_of
 from tidemill.service.context import Context
 from tidemill.service.stdin import STDIN
@@ -145,7 +146,7 @@ def identify(context: Context, spec: JobSpec, ask_trust: AskTrust) -> dict[str, 
     if _is_reference(spec.model):
         return _registered(context, spec.model, ask_trust)
     if is_mlflow(spec.model):
-        model = mlflow.pin(context, spec.model, spec.flavor).to_json()
+        model = _part("mlflow").pin(context, spec.model, spec.flavor).to_json()
     else:
         request = {"path": spec.model, "flavor": spec.flavor}
         model = context.executor.call(context.entries.identify, request, preload=context.compute.preload)
@@ -163,8 +164,14 @@ def identify(context: Context, spec: JobSpec, ask_trust: AskTrust) -> dict[str, 
     return {**model, "trusted": model["carries_code"]}
 
 
+def _part(name: str) -> Any:
+    # Only some runs name a registered model or a series. The types by which services speak of those take as long to
+    # import as all of `domain`.
+    return import_module(f"tidemill.service.{name}")
+
+
 def _registered(context: Context, reference: str, ask_trust: AskTrust) -> dict[str, Any]:
-    who = keys.person_here(context)
+    models, who = _part("models"), _part("keys").person_here(context)
     version = models.get(context, who, reference)
     if version.carries_code and not version.trusted and ask_trust(vars(version)):
         models.trust(context, who, reference)
@@ -392,7 +399,8 @@ class _Request:
 
     def _go_on_with_series(self, name: str, state: OutputState) -> tuple[Job, Lease]:
         """A job over what is new, if anything is. Raises NothingNew, OutputExists, OutputMismatch."""
-        series.find_new(self.context, keys.person_here(self.context), self.spec)
+        series = _part("series")
+        series.find_new(self.context, _part("keys").person_here(self.context), self.spec)
         path, manifest = self.output.path, state.manifest
         if manifest is None and state.occupied and state.other_output is None:
             raise _not_ours(path)

@@ -13,8 +13,7 @@ from pathlib import Path
 from tidemill.domain import series
 from tidemill.domain.access import Principal
 from tidemill.domain.errors import NotFound
-from tidemill.domain.plan import InputFile
-from tidemill.domain.series import Increment
+from tidemill.domain.plan import Increment, InputFile
 from tidemill.engine.increment import nothing_new, unscored, write_record
 from tidemill.service import audit, places
 from tidemill.service.context import Context

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import IO, Any, ClassVar
 
 import pyarrow as pa
-from pydantic_core import from_json
 
 from tidemill.domain.errors import InputUnreadable
 from tidemill.domain.plan import InputFile
@@ -76,7 +75,10 @@ class JsonlSource(TextSource):
 
 class _KeySurvey(Survey):
     def __init__(self, layout: Layout, infer: bool, null_values: Sequence[str]) -> None:
+        from pydantic_core import from_json  # Only here: it takes as long to import as all other sources.
+
         super().__init__(())
+        self._parse = from_json
         self._layout, self._infer = layout, infer
         self._nulls = pa.array(list(null_values), pa.string())
         self._inferences: dict[str, Inference] = {}
@@ -96,7 +98,7 @@ class _KeySurvey(Survey):
     def _knows_keys(self, line: bytes) -> bool:
         """Whether a quick look finds nothing new in the line."""
         try:
-            found = from_json(line)
+            found = self._parse(line)
         except ValueError:
             return False
         return isinstance(found, dict) and found.keys() <= self._inferences.keys()

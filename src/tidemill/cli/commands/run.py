@@ -27,6 +27,7 @@ from tidemill.cli.progress import ProgressView
 from tidemill.cli.submitting import print_submitted
 from tidemill.cli.summary import ending_of, print_ending, print_nothing_new, print_preview
 from tidemill.cli.words import takes_spec
+from tidemill.config import Settings
 from tidemill.domain.errors import InvalidSpec, NothingNew
 from tidemill.service import jobs, stdin
 from tidemill.service.context import Context
@@ -78,13 +79,14 @@ def run(
             status = backend.jobs_submit(spec, moved=view.sent)
             print_submitted(backend, status, as_json=json)
         return
-    url = address(server)
+    settings = Settings()
+    url = address(server, settings)
     if url is not None:
         _refuse_here_only(trust=trust, restart=restart, allow_upgrade=allow_upgrade, dry_run=dry_run)
         with chosen(url) as backend, ProgressView(quiet=quiet or json) as view:
             ending = import_module("tidemill.cli.afar").run(backend, spec, view)
         raise typer.Exit(print_ending(ending, as_json=json, allow_rejected=allow_rejected))
-    with opened(spec=spec) as context:
+    with opened(settings, spec=spec) as context:
         spec = _with_stdin(context, spec)
         options = jobs.RunOptions(
             restart=restart, allow_upgrade=allow_upgrade, ask_trust=asker(trust, json), stop_softly=_on_interrupt
