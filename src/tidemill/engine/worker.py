@@ -116,6 +116,8 @@ class Worker:
     drain: Drain = field(default_factory=Drain)
     """Begin it to hand the job over."""
     allow_upgrade: bool = False
+    identified: Mapping[str, Any] | None = None
+    """What `models.identify` said of the job's model just now. None: it is asked."""
 
     def run(self, job: Job, lease: Lease) -> Job:
         """Drive the job until it leaves this worker's hands; returns it as stored.
@@ -237,7 +239,7 @@ class _Run:
     def _model(self) -> dict[str, Any]:
         pin = self.job.model
         if pin is None:
-            model = self._identify()
+            model = self._identify() if self.worker.identified is None else dict(self.worker.identified)
         else:
             names = ("path", "digest", "flavor", "carries_code", "preload", "size_bytes")
             model = {name: getattr(pin, name) for name in names}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tidemill.domain.cost import RateCard
 from tidemill.domain.login import Logins
@@ -118,7 +119,13 @@ class Context:
     provider: Provider | None = None
     """Where people log in, if they do that at one."""
 
-    def worker(self, observers: Sequence[Observer] = (), *, allow_upgrade: bool = False) -> Worker:
+    def worker(
+        self,
+        observers: Sequence[Observer] = (),
+        *,
+        allow_upgrade: bool = False,
+        identified: Mapping[str, Any] | None = None,
+    ) -> Worker:
         """A worker of this process."""
         return Worker(
             id=self.worker_id,
@@ -130,4 +137,5 @@ class Context:
             environments=self.places.environments,
             observers=observers,
             allow_upgrade=allow_upgrade,
+            identified=identified,
         )

@@ -201,7 +201,7 @@ def run(
     if isinstance(found, Outcome):
         return found
     job, lease = found
-    worker = context.worker(observers, allow_upgrade=options.allow_upgrade)
+    worker = context.worker(observers, allow_upgrade=options.allow_upgrade, identified=model)
     options.stop_softly(worker.stop_softly.set)
     ended = worker.run(job, lease)
     manifest = sink.look().manifest if ended.state in FINISHED else None
