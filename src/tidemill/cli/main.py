@@ -96,3 +96,5 @@ def main() -> None:
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         sys.exit(EXIT_FAILED)
+    finally:
+        gc.freeze()  # It all goes with the process: nobody need look through it once more.

@@ -149,7 +149,7 @@ def preload(module: str) -> str | None:
 
 def main(argument: str) -> None:
     """`argument` is JSON: the parent's pid, the control socket's descriptor, sys.path (None: as it is) and
-    PYTHONPATH."""
+    PYTHONPATH. Ends the process."""
     order = json.loads(argument)
     die_with_parent(order["parent"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -164,6 +164,10 @@ def main(argument: str) -> None:
     control = socket.socket(fileno=order["control"])
     control.set_inheritable(False)
     Zygote(control).run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Nothing is left to do but to take all libraries apart, which takes as long as to import one.
+    os._exit(0)
 
 
 if __name__ == "__main__":
