@@ -7,18 +7,19 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
-from importlib.abc import MetaPathFinder
 from importlib.metadata import Distribution, EntryPoint, distributions
 from types import MappingProxyType
-from typing import Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from tidemill.domain.errors import MissingExtra, UnknownFormat
-from tidemill.domain.plan import InputFile
-from tidemill.ports.encoder import Encoder
-from tidemill.ports.executor import Executor
-from tidemill.ports.flavor import Flavor
-from tidemill.ports.sink import Sink
-from tidemill.ports.source import Source
+
+if TYPE_CHECKING:
+    from tidemill.domain.plan import InputFile
+    from tidemill.ports.encoder import Encoder
+    from tidemill.ports.executor import Executor
+    from tidemill.ports.flavor import Flavor
+    from tidemill.ports.sink import Sink
+    from tidemill.ports.source import Source
 
 T = TypeVar("T")
 
@@ -107,7 +108,9 @@ def missing_extra(extra: str, cause: ModuleNotFoundError) -> MissingExtra:
     return MissingExtra(f"{extra!r} needs the package {cause.name!r}.", remedy=f"Run: pip install 'tidemill[{extra}]'")
 
 
-class _Hidden(MetaPathFinder):
+class _Hidden:
+    """A finder on `sys.meta_path`."""
+
     def __init__(self, packages: Collection[str]) -> None:
         self._packages = packages
 
