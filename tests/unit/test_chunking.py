@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,6 +63,65 @@ def test_a_segment_names_the_blocks_that_hold_its_rows(files: list[list[int]], r
             assert segment.block_row <= segment.row_start < segment.block_row + max(blocks[segment.start], 1)
             assert segment.row_stop <= sum(blocks[: segment.stop])
             assert segment.row_stop > sum(blocks[: segment.stop - 1])
+
+
+@settings(deadline=None)
+@given(FILES, st.integers(1, 20), st.integers(1, 60), st.integers(1, 600), st.integers(1, 12))
+def test_chunks_that_were_doubled_hold_every_row_once(
+    files: list[list[int]], least: int, rows: int, decoded_bytes: int, most: int
+) -> None:
+    borders = Borders(rows=rows, least_rows=least, chunks=most, decoded_bytes=decoded_bytes)
+    chunks = cut(files, borders)
+    assert rows_of(chunks) == [(k, row) for k, blocks in enumerate(files) for row in range(sum(blocks))]
+    assert [chunk.number for chunk in chunks] == [*range(len(chunks))]
+    for chunk in chunks:
+        for before, after in pairwise(chunk.segments):
+            assert (before.file_number, before.row_stop) != (after.file_number, after.row_start), "joined, not listed"
+
+
+@pytest.mark.parametrize(
+    "blocks, sizes",
+    [
+        (1, {10}),
+        (8, {10}),
+        (9, {20, 10}),
+        (16, {20}),
+        (17, {40, 10}),
+        (32, {40}),
+        (33, {80, 10}),
+        (64, {80}),
+        (65, {80, 10}),
+        (800, {80}),
+    ],
+)
+def test_chunks_are_doubled_while_there_are_too_many(blocks: int, sizes: set[int]) -> None:
+    """From 10 rows to 80, until there are at most 8; with 80 rows there are as many as it takes."""
+    chunks = cut([[10] * blocks], Borders(rows=80, least_rows=10, chunks=8))
+    assert {chunk.rows for chunk in chunks} == sizes
+    assert len(chunks) == -(-blocks * 10 // max(sizes))
+
+
+def test_few_chunks_are_held_while_many_are_cut() -> None:
+    """Once they have their full size they leave one by one: a plan of a million files needs no memory for them."""
+    taken = 0
+
+    def blocks() -> Iterator[tuple[int, InputFile, list[Block]]]:
+        nonlocal taken
+        for number in range(10_000):
+            taken += 1
+            yield file_of(number, [10])
+
+    first = next(cut_chunks(blocks(), Borders(rows=80, least_rows=10, chunks=8)))
+    assert first.rows == 80
+    assert taken < 100
+
+
+def test_large_pieces_of_a_block_begin_where_batches_do() -> None:
+    chunks = cut([[1_000_000]], Borders(rows=262_144, least_rows=16_384, chunks=128), row_bytes=1)
+    starts = [chunk.segments[0].row_start for chunk in chunks]
+    assert len(starts) == 16
+    assert all(start % 16_384 == 0 for start in starts)
+    assert {chunk.segments[0].block_row for chunk in chunks} == {0}
 
 
 def test_blocks_stay_whole_up_to_four_times_the_target() -> None:
