@@ -173,7 +173,8 @@ class _Reading:
                 self._place = place
                 return
             reason = f"{span.what} holds fewer rows than its file says."
-        empty = pa.RecordBatch.from_pylist([], schema=pa.schema([self.opened.schema.field(name) for name in self.names]))
+        fields = [self.opened.schema.field(name) for name in self.names]
+        empty = pa.RecordBatch.from_pylist([], schema=pa.schema(fields))
         yield from _unread(start, stop, reason[:MAX_REASON_CHARS], empty, self.batch_rows)
 
 

@@ -171,7 +171,8 @@ class SourceContract(ABC):
         facts = source.examine(file)
         ranges = [*pairwise((0, *stops)), (0, 5), (50, 60), (70, 80), (stops[0], stops[1])]
         for start, stop in ranges:
-            found = collect(source.read(segment(file, facts, start, stop), ["value", "text"], self.types, 40), start, stop)
+            part = segment(file, facts, start, stop)
+            found = collect(source.read(part, ["value", "text"], self.types, 40), start, stop)
             assert found.table.to_pylist() == table.slice(start, stop - start).select(["value", "text"]).to_pylist()
 
     def test_a_range_that_was_left_in_the_middle_harms_no_other(
