@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.domain.plan import Block, Chunk, InputFile
-from tidemill.engine.chunking import MAX_FILES_PER_CHUNK, Borders, cut_chunks
+from tidemill.engine.chunking import MAX_FILES_HELD, MAX_FILES_PER_CHUNK, Borders, cut_chunks
 
 ROW_BYTES = 10
 
@@ -114,6 +114,31 @@ def test_few_chunks_are_held_while_many_are_cut() -> None:
     first = next(cut_chunks(blocks(), Borders(rows=80, least_rows=10, chunks=8)))
     assert first.rows == 80
     assert taken < 100
+
+
+def test_few_files_are_held_while_many_are_listed() -> None:
+    taken = 0
+
+    def blocks() -> Iterator[tuple[int, InputFile, list[Block]]]:
+        nonlocal taken
+        for number in range(3 * MAX_FILES_HELD):
+            taken += 1
+            yield file_of(number, [1])
+
+    chunks = cut_chunks(blocks(), Borders(rows=262_144, least_rows=16_384, chunks=128))
+    assert len(next(chunks).segments) == MAX_FILES_PER_CHUNK
+    assert taken <= MAX_FILES_HELD + 2 * MAX_FILES_PER_CHUNK
+    assert sum(chunk.rows for chunk in chunks) == 3 * MAX_FILES_HELD - MAX_FILES_PER_CHUNK
+
+
+@pytest.mark.parametrize("blocks", [[125_000] * 16, [1_000_000], [1_048_576, 1_048_576, 300_000], [28_000] * 24])
+def test_two_scorers_end_together(blocks: list[int]) -> None:
+    """Each takes the next chunk when it has done one: what one does while the other has nothing left is little."""
+    chunks = cut([blocks], Borders(rows=262_144, least_rows=16_384, chunks=128), row_bytes=1)
+    busy = [0, 0]
+    for chunk in chunks:
+        busy[busy.index(min(busy))] += chunk.rows
+    assert sum(blocks) / max(busy) >= 1.9
 
 
 def test_large_pieces_of_a_block_begin_where_batches_do() -> None:

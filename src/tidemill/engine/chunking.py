@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from tidemill.domain.plan import Block, Chunk, InputFile, Segment
 
 MAX_FILES_PER_CHUNK = 1_000
+MAX_FILES_HELD = 10_000
+"""While chunks are still doubled. With more files they get their full size at once: a plan is not held in memory."""
 BYTES_PER_CHUNK = 256 << 20
 WHOLE_BLOCK_FACTOR = 4
 """A block up to so many times the target stays whole."""
@@ -92,8 +94,7 @@ class _Run:
 def cut_chunks(files: Iterable[tuple[int, InputFile, Iterable[Block]]], borders: Borders) -> Iterator[Chunk]:
     """Chunks over (file number, file, its blocks), in order; every row of every block once.
 
-    Without any row there is one chunk without segments: its part gives the output its columns. At most
-    `borders.chunks` of them are held in memory.
+    Without any row there is one chunk without segments: its part gives the output its columns.
     """
     if borders.least_rows is None or borders.least_rows >= borders.rows:
         runs = _runs(files, borders)
@@ -124,9 +125,11 @@ def _runs(files: Iterable[tuple[int, InputFile, Iterable[Block]]], borders: Bord
 def _doubled(runs: Iterator[_Run], rows: int, borders: Borders) -> Iterator[_Run]:
     """Join runs of `rows` rows to ones of twice as many, again and again, while they are too many."""
     held: list[_Run] = []
+    files = 0
     for run in runs:
         _join(held, run, rows, borders)
-        while len(held) > borders.chunks and rows < borders.rows:
+        files += len(run.segments)
+        while rows < borders.rows and (len(held) > borders.chunks or files > MAX_FILES_HELD):
             rows, before, held = min(2 * rows, borders.rows), held, []
             for earlier in before:
                 _join(held, earlier, rows, borders)
