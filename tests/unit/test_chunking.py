@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.domain.plan import Block, Chunk, InputFile
-from tidemill.engine.chunking import MAX_FILES_HELD, MAX_FILES_PER_CHUNK, Borders, cut_chunks
+from tidemill.domain.signature import ModelInfo
+from tidemill.engine.chunking import MAX_FILES_HELD, MAX_FILES_PER_CHUNK, Borders, borders_of, cut_chunks
+from tidemill.wire.spec import ComputeSpec
 
 ROW_BYTES = 10
 
@@ -139,6 +142,30 @@ def test_two_scorers_end_together(blocks: list[int]) -> None:
     for chunk in chunks:
         busy[busy.index(min(busy))] += chunk.rows
     assert sum(blocks) / max(busy) >= 1.9
+
+
+@pytest.mark.parametrize(
+    "layout, batch_rows, asked, least",
+    [
+        ("threads", 16_384, {}, 65_536),
+        ("processes", 16_384, {}, 16_384),
+        ("processes", 65_536, {}, 65_536),
+        ("processes", 1_024, {}, 16_384),
+        ("processes", 1_024, {"batch_rows": 100_000}, 100_000),
+        ("processes", 65_536, {"batch_rows": 10}, 16_384),
+    ],
+)
+def test_the_least_chunk_is_the_layouts_or_a_batch(
+    layout: Any, batch_rows: int, asked: dict[str, int], least: int
+) -> None:
+    info = ModelInfo(flavor="python", inputs=(), outputs=(), layout=layout, batch_rows=batch_rows)
+    borders = borders_of(info, ComputeSpec(**asked))  # type: ignore[arg-type]
+    assert (borders.least_rows, borders.rows, borders.exact) == (least, 262_144, False)
+
+
+def test_chunks_that_were_asked_for_are_exact() -> None:
+    info = ModelInfo(flavor="python", inputs=(), outputs=())
+    assert borders_of(info, ComputeSpec(rows_per_chunk=7)) == Borders(rows=7, exact=True)
 
 
 def test_large_pieces_of_a_block_begin_where_batches_do() -> None:

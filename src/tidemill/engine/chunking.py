@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from tidemill.domain.plan import Block, Chunk, InputFile, Segment
+from tidemill.domain.signature import Layout, ModelInfo
+from tidemill.wire.spec import ComputeSpec
 
 MAX_FILES_PER_CHUNK = 1_000
 MAX_FILES_HELD = 10_000
@@ -20,6 +22,12 @@ WHOLE_BLOCK_FACTOR = 4
 """A block up to so many times the target stays whole."""
 ALIGNED_ROWS = 16_384
 """Larger pieces of a block begin at multiples of this: most batches are then read as they lie."""
+
+
+LEAST_CHUNKS: dict[Layout, tuple[int, int]] = {"threads": (65_536, 64), "processes": (16_384, 128)}
+"""With how many rows chunks begin where the job is small, and how many there may be before they grow. All threads of a
+process work at one chunk, but every process at one of its own: the last ones, and those in flight when the job is
+killed, weigh more there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +44,15 @@ class Borders:
     chunks: int = 64
     decoded_bytes: int = BYTES_PER_CHUNK
     exact: bool = False
+
+
+def borders_of(model: ModelInfo, asked: ComputeSpec) -> Borders:
+    """What a job's chunks are to be like. They are not smaller than a batch, unless that was asked for."""
+    if asked.rows_per_chunk != "auto":
+        return Borders(rows=asked.rows_per_chunk, exact=True)
+    least, chunks = LEAST_CHUNKS[model.layout]
+    batch_rows = model.batch_rows if asked.batch_rows == "auto" else asked.batch_rows
+    return Borders(rows=model.rows_per_chunk, least_rows=max(least, batch_rows), chunks=chunks)
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from tidemill.domain.confines import Confines
 from tidemill.domain.errors import InputUnreadable, NotFound, Refused, TooLarge, UnsupportedType
 from tidemill.domain.partition import partitions_of
 from tidemill.domain.plan import Block, InputFile, PlanSummary
-from tidemill.domain.signature import Layout, ModelInfo
+from tidemill.domain.signature import ModelInfo
 from tidemill.engine import models, planfile
-from tidemill.engine.chunking import BYTES_PER_CHUNK, Borders, cut_chunks, cut_selected
+from tidemill.engine.chunking import borders_of, cut_chunks, cut_selected
 from tidemill.engine.fence import fenced
 from tidemill.engine.increment import FILES_PER_MESSAGE, Same, Unscored, nothing_new
 from tidemill.engine.schema import Columns, InputSchema
@@ -34,10 +34,6 @@ Progress = Callable[[dict[str, Any]], None]
 
 BYTES_PER_BATCH = 64 << 20
 MAX_SINGLE_FILE_ROWS = 200_000_000
-LEAST_CHUNKS: dict[Layout, tuple[int, int]] = {"threads": (65_536, 64), "processes": (16_384, 128)}
-"""With how many rows chunks begin where the job is small, and how many there may be before they grow. All threads of a
-process work at one chunk, but every process at one of its own: the last ones, and those in flight when the job is
-killed, weigh more there."""
 REJECTED_FIELDS = (
     pa.field("_file", pa.string()),
     pa.field("_row", pa.int64()),
@@ -308,9 +304,9 @@ class _Planner:
                     yield number, file, facts.blocks
 
         if self.rejected is None:
-            cut = cut_chunks(examined(), self._borders())
+            cut = cut_chunks(examined(), borders_of(self.info, self.spec.compute))
         else:
-            cut = cut_selected(self._with_rejected(self.rejected, examined()), self._borders())
+            cut = cut_selected(self._with_rejected(self.rejected, examined()), borders_of(self.info, self.spec.compute))
         chunks = planfile.write_chunks(self.staging, cut, selected=self.rejected is not None)
         return total, chunks
 
@@ -335,14 +331,6 @@ class _Planner:
     ) -> Iterator[tuple[int, InputFile, tuple[Block, ...], tuple[int, ...]]]:
         for number, file, blocks in examined:
             yield number, file, blocks, rejected.of(file, sum(block.rows for block in blocks))
-
-    def _borders(self) -> Borders:
-        asked = self.spec.compute.rows_per_chunk
-        if asked == "auto":
-            least, chunks = LEAST_CHUNKS[self.info.layout]
-            least = max(least, self.info.batch_rows)
-            return Borders(rows=self.info.rows_per_chunk, least_rows=least, chunks=chunks)
-        return Borders(rows=asked, decoded_bytes=BYTES_PER_CHUNK, exact=True)
 
     def _batch_rows(self, schema: InputSchema, rows: int) -> int:
         asked = self.spec.compute.batch_rows
