@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.domain.plan import Block, Chunk, InputFile
-from tidemill.engine.chunking import MAX_FILES_PER_CHUNK, Borders, cut_chunks
+from tidemill.domain.signature import ModelInfo
+from tidemill.engine.chunking import MAX_FILES_HELD, MAX_FILES_PER_CHUNK, Borders, borders_of, cut_chunks
 
 ROW_BYTES = 10
 
@@ -61,6 +65,114 @@ def test_a_segment_names_the_blocks_that_hold_its_rows(files: list[list[int]], r
             assert segment.block_row <= segment.row_start < segment.block_row + max(blocks[segment.start], 1)
             assert segment.row_stop <= sum(blocks[: segment.stop])
             assert segment.row_stop > sum(blocks[: segment.stop - 1])
+
+
+@settings(deadline=None)
+@given(FILES, st.integers(1, 20), st.integers(1, 60), st.integers(1, 600), st.integers(1, 12))
+def test_chunks_that_were_doubled_hold_every_row_once(
+    files: list[list[int]], least: int, rows: int, decoded_bytes: int, most: int
+) -> None:
+    borders = Borders(rows=rows, least_rows=least, chunks=most, decoded_bytes=decoded_bytes)
+    chunks = cut(files, borders)
+    assert rows_of(chunks) == [(k, row) for k, blocks in enumerate(files) for row in range(sum(blocks))]
+    assert [chunk.number for chunk in chunks] == [*range(len(chunks))]
+    for chunk in chunks:
+        for before, after in pairwise(chunk.segments):
+            assert (before.file_number, before.row_stop) != (after.file_number, after.row_start), "joined, not listed"
+
+
+@pytest.mark.parametrize(
+    "blocks, sizes",
+    [
+        (1, {10}),
+        (8, {10}),
+        (9, {20, 10}),
+        (16, {20}),
+        (17, {40, 10}),
+        (32, {40}),
+        (33, {80, 10}),
+        (64, {80}),
+        (65, {80, 10}),
+        (800, {80}),
+    ],
+)
+def test_chunks_are_doubled_while_there_are_too_many(blocks: int, sizes: set[int]) -> None:
+    """From 10 rows to 80, until there are at most 8; with 80 rows there are as many as it takes."""
+    chunks = cut([[10] * blocks], Borders(rows=80, least_rows=10, chunks=8))
+    assert {chunk.rows for chunk in chunks} == sizes
+    assert len(chunks) == -(-blocks * 10 // max(sizes))
+
+
+def test_few_chunks_are_held_while_many_are_cut() -> None:
+    """Once they have their full size they leave one by one: a plan of a million files needs no memory for them."""
+    taken = 0
+
+    def blocks() -> Iterator[tuple[int, InputFile, list[Block]]]:
+        nonlocal taken
+        for number in range(10_000):
+            taken += 1
+            yield file_of(number, [10])
+
+    first = next(cut_chunks(blocks(), Borders(rows=80, least_rows=10, chunks=8)))
+    assert first.rows == 80
+    assert taken < 100
+
+
+def test_few_files_are_held_while_many_are_listed() -> None:
+    taken = 0
+
+    def blocks() -> Iterator[tuple[int, InputFile, list[Block]]]:
+        nonlocal taken
+        for number in range(3 * MAX_FILES_HELD):
+            taken += 1
+            yield file_of(number, [1])
+
+    chunks = cut_chunks(blocks(), Borders(rows=262_144, least_rows=16_384, chunks=128))
+    assert len(next(chunks).segments) == MAX_FILES_PER_CHUNK
+    assert taken <= MAX_FILES_HELD + 2 * MAX_FILES_PER_CHUNK
+    assert sum(chunk.rows for chunk in chunks) == 3 * MAX_FILES_HELD - MAX_FILES_PER_CHUNK
+
+
+@pytest.mark.parametrize("blocks", [[125_000] * 16, [1_000_000], [1_048_576, 1_048_576, 300_000], [28_000] * 24])
+def test_two_scorers_end_together(blocks: list[int]) -> None:
+    """Each takes the next chunk when it has done one: what one does while the other has nothing left is little."""
+    chunks = cut([blocks], Borders(rows=262_144, least_rows=16_384, chunks=128), row_bytes=1)
+    busy = [0, 0]
+    for chunk in chunks:
+        busy[busy.index(min(busy))] += chunk.rows
+    assert sum(blocks) / max(busy) >= 1.9
+
+
+@pytest.mark.parametrize(
+    "layout, batch_rows, asked, least",
+    [
+        ("threads", 16_384, {}, 65_536),
+        ("processes", 16_384, {}, 16_384),
+        ("processes", 65_536, {}, 65_536),
+        ("processes", 1_024, {}, 16_384),
+        ("processes", 1_024, {"batch_rows": 100_000}, 100_000),
+        ("processes", 65_536, {"batch_rows": 10}, 16_384),
+    ],
+)
+def test_the_least_chunk_is_the_layouts_or_a_batch(
+    layout: Any, batch_rows: int, asked: dict[str, int], least: int
+) -> None:
+    info = ModelInfo(flavor="python", inputs=(), outputs=(), layout=layout, batch_rows=batch_rows)
+    borders = borders_of(info, **asked)  # type: ignore[arg-type]
+    assert (borders.least_rows, borders.rows, borders.exact) == (least, 262_144, False)
+
+
+def test_chunks_that_were_asked_for_are_exact() -> None:
+    info = ModelInfo(flavor="python", inputs=(), outputs=())
+    assert borders_of(info, rows_per_chunk=7) == Borders(rows=7, exact=True)
+
+
+def test_large_pieces_of_a_block_begin_where_batches_do() -> None:
+    chunks = cut([[1_000_000]], Borders(rows=262_144, least_rows=16_384, chunks=128), row_bytes=1)
+    starts = [chunk.segments[0].row_start for chunk in chunks]
+    assert len(starts) == 16
+    assert all(start % 16_384 == 0 for start in starts)
+    assert {chunk.segments[0].block_row for chunk in chunks} == {0}
 
 
 def test_blocks_stay_whole_up_to_four_times_the_target() -> None:

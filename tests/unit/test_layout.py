@@ -20,7 +20,7 @@ PLAN = new_plan(20)
 
 
 def plan(layout: str, *, batch_rows: int = 10) -> Any:
-    return replace(PLAN, batch_rows=batch_rows, model=replace(PLAN.model, layout=layout))
+    return replace(PLAN, batch_rows=batch_rows, model=replace(PLAN.model, layout=layout, rows_per_chunk=10))
 
 
 def lay_out(host: Host, of: Any, asked: ComputeSpec | None = None, **more: Any) -> Layout:
@@ -41,6 +41,15 @@ def test_alone_a_small_job_has_the_bound_of_a_big_one() -> None:
     assert lay_out(ALONE, replace(plan("processes"), chunks=1)) == Layout(scorers=1, threads=1, memory_bytes=2 * GB)
     assert lay_out(ALONE, plan("threads", batch_rows=65_536)).memory_bytes == 2 * GB
     assert lay_out(ALONE, plan("threads", batch_rows=65_536), model_bytes=GB // 2).memory_bytes == 5 * GB
+
+
+@pytest.mark.parametrize("rows, scorers", [(1, 1), (65_536, 1), (65_537, 2), (200_000, 4), (10**9, 8)])
+def test_a_small_job_starts_no_more_processes_than_pay(rows: int, scorers: int) -> None:
+    """Though it has chunks for more of them."""
+    small = replace(plan("processes"), rows=rows, chunks=20)
+    of = replace(small, model=replace(small.model, rows_per_chunk=262_144))
+    assert lay_out(ALONE, of).scorers == scorers
+    assert lay_out(ALONE, of, ComputeSpec(scorers=3)).scorers == 3
 
 
 def test_fewer_scorers_that_were_asked_for_have_more_memory() -> None:

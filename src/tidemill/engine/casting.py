@@ -95,8 +95,11 @@ def cast_rows(
         column = column.dictionary_decode()
     if cast_text is not None and is_text(column.type) and not is_text(wanted):
         cast, positions = cast_text(column, wanted)
-        bad = np.isin(np.arange(len(column)), positions)
-        return cast, bad if bad.any() else None
+        if not len(positions):
+            return cast, None
+        bad = np.zeros(len(column), dtype=bool)
+        bad[positions] = True
+        return cast, bad
     if pa.types.is_floating(column.type) and pa.types.is_integer(wanted):
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
     loose = pa.types.is_floating(wanted) and not is_text(column.type)

@@ -11,6 +11,8 @@ from tidemill.wire.spec import ComputeSpec
 LEAST_BYTES = 1 << 30
 BYTES_PER_MODEL_BYTE = 8
 """A loaded model may take so many times the memory that its file takes on disk."""
+ROWS_PER_SCORER = 65_536
+"""A job gets one process for so many rows, or for fewer if its flavor says that they make a chunk."""
 PEAKS = 3
 """A probe may take so many times the memory that whole chunks took."""
 
@@ -61,7 +63,9 @@ class Host:
         if plan.model.layout == "threads":
             # No more than batches: so small jobs of one model are all alike to a warm scorer.
             return 1, max(1, min(cores, -(-plan.rows // plan.batch_rows)))
-        return max(1, min(cores, plan.chunks)), 1
+        # To start one more has to pay: it takes as long as many models take for so many rows.
+        worth = -(-plan.rows // min(ROWS_PER_SCORER, plan.model.rows_per_chunk))
+        return max(1, min(cores, plan.chunks, worth)), 1
 
     def _cores(self, needs: Needs) -> int:
         """This job's share of the host's cores at this moment."""

@@ -20,7 +20,7 @@ from tidemill.domain.errors import InputUnreadable, NotFound, Refused, TooLarge,
 from tidemill.domain.plan import Block, InputFile, PlanSummary
 from tidemill.domain.signature import ModelInfo
 from tidemill.engine import models, planfile
-from tidemill.engine.chunking import BYTES_PER_CHUNK, Borders, cut_chunks, cut_selected
+from tidemill.engine.chunking import borders_of, cut_chunks, cut_selected
 from tidemill.engine.fence import fenced
 from tidemill.engine.increment import FILES_PER_MESSAGE, Same, Unscored, nothing_new
 from tidemill.engine.listing import Listing, chosen, confines_of, with_progress
@@ -233,10 +233,11 @@ class _Planner:
                     total += facts.rows
                     yield number, file, facts.blocks
 
+        borders = borders_of(self.info, rows_per_chunk=self.brief.rows_per_chunk, batch_rows=self.brief.batch_rows)
         if self.rejected is None:
-            cut = cut_chunks(examined(), self._borders())
+            cut = cut_chunks(examined(), borders)
         else:
-            cut = cut_selected(self._with_rejected(self.rejected, examined()), self._borders())
+            cut = cut_selected(self._with_rejected(self.rejected, examined()), borders)
         chunks = planfile.write_chunks(self.staging, cut, selected=self.rejected is not None)
         return total, chunks
 
@@ -261,12 +262,6 @@ class _Planner:
     ) -> Iterator[tuple[int, InputFile, tuple[Block, ...], tuple[int, ...]]]:
         for number, file, blocks in examined:
             yield number, file, blocks, rejected.of(file, sum(block.rows for block in blocks))
-
-    def _borders(self) -> Borders:
-        asked = self.brief.rows_per_chunk
-        if asked == "auto":
-            return Borders(rows=self.info.rows_per_chunk)
-        return Borders(rows=asked, decoded_bytes=BYTES_PER_CHUNK, exact=True)
 
     def _batch_rows(self, schema: InputSchema, rows: int) -> int:
         asked = self.brief.batch_rows

@@ -7,7 +7,7 @@ It may say more in attributes:
     inputs           names of the columns it wants, or name -> Arrow type; without it, it gets all columns
     outputs          name -> Arrow type of what it returns; by default one column `prediction` of doubles
     batch_rows       rows of one call
-    rows_per_chunk   rows of one unit of work
+    rows_per_chunk   rows of one unit of work at most
     threads_safe     True if several threads may call `predict` of one instance at once
     batch_invariant  True if a row's prediction never depends on the rows beside it
 
@@ -37,7 +37,9 @@ from tidemill.flavors.python_result import columns_of, fitted
 from tidemill.flavors.types import type_of
 from tidemill.ports.flavor import Flavor, Model, Predicted
 
-_ROW_COUNTS = {"batch_rows": 65_536, "rows_per_chunk": 262_144}
+_ROW_COUNTS = {"batch_rows": 16_384, "rows_per_chunk": 262_144}
+"""A loop over rows costs the same whatever the batch, and one call of numpy nearly so; a small one keeps lists of
+Python objects small, and chunks that are lost or scored last."""
 _FRAMEWORKS = (
     *("catboost", "joblib", "lightgbm", "numpy", "onnxruntime", "pandas", "polars", "pyarrow", "scipy"),
     *("sentence_transformers", "skops", "sklearn", "spacy", "tensorflow", "tokenizers", "torch", "transformers"),

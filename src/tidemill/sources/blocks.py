@@ -5,8 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -58,6 +60,10 @@ class BlockSource(Source):
 
     typed = True
 
+    def __init__(self, options: Mapping[str, Any] | None = None, spool: Path | None = None) -> None:
+        super().__init__(options, spool)
+        self._left: _Reading | None = None
+
     @abstractmethod
     def _open(self, file: InputFile) -> AbstractContextManager[OpenFile]:
         """Open the file and read what it says of itself. Raises InputUnreadable."""
@@ -76,22 +82,63 @@ class BlockSource(Source):
         return pinned(segment.file, self._read(segment, list(columns), batch_rows))
 
     def _read(self, segment: Segment, names: list[str], batch_rows: int) -> Iterator[Rows]:
-        with self._open(segment.file) as opened:
-            _require(segment.file, opened.schema, names)
-            row = segment.block_row
-            for span in opened.spans(segment.start, segment.stop):
-                first, row = row, row + span.rows
-                wanted = _Wanted(
-                    file=segment.file,
-                    span=span,
-                    first=first,
-                    start=max(first, segment.row_start),
-                    stop=min(row, segment.row_stop),
-                )
-                if wanted.start < wanted.stop:
-                    yield from _read_span(wanted, opened.schema, names, batch_rows)
-                if row >= segment.row_stop:
-                    break
+        reading = self._reading_of(segment.file, names, batch_rows)
+        try:
+            yield from reading.rows(segment)
+        except BaseException:
+            reading.close()
+            raise
+        self._left = reading
+
+    def _reading_of(self, file: InputFile, names: list[str], batch_rows: int) -> _Reading:
+        """The file as the segment before left it, if that was read alike; else opened now."""
+        left, self._left = self._left, None
+        if left is not None:
+            if (left.file, left.names, left.batch_rows) == (file, names, batch_rows):
+                return left
+            left.close()
+        with ExitStack() as stack:
+            opened = stack.enter_context(self._open(file))
+            _require(file, opened.schema, names)
+            return _Reading(file=file, names=names, batch_rows=batch_rows, opened=opened, stack=stack.pop_all())
+
+
+@dataclass(kw_only=True)
+class _Place:
+    """Where reading a span stopped: with row `row` of the file, the first of `batch` or of what comes after it."""
+
+    first: int
+    """The span's first row."""
+    batches: Iterator[pa.RecordBatch]
+    row: int
+    batch: pa.RecordBatch | None = None
+
+
+@dataclass(kw_only=True)
+class _Reading:
+    """A file that stays open between segments: a span that several chunks share is decoded once, where one
+    scorer reads them one after the other."""
+
+    file: InputFile
+    names: list[str]
+    batch_rows: int
+    opened: OpenFile
+    stack: ExitStack
+    _place: _Place | None = None
+
+    def close(self) -> None:
+        self.stack.close()
+
+    def rows(self, segment: Segment) -> Iterator[Rows]:
+        """The segment's rows. Raises InputUnreadable, InputChanged."""
+        row = segment.block_row
+        for span in self.opened.spans(segment.start, segment.stop):
+            first, row = row, row + span.rows
+            start, stop = max(first, segment.row_start), min(row, segment.row_stop)
+            if start < stop:
+                yield from self._of_span(span, first, start, stop)
+            if row >= segment.row_stop:
+                break
         if row < segment.row_stop:
             check_pinned(segment.file)
             raise InputUnreadable(
@@ -99,37 +146,36 @@ class BlockSource(Source):
                 remedy="Plan the job again.",
             )
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Wanted:
-    """A span that begins with row `first` of the file, and the rows wanted of it."""
-
-    file: InputFile
-    span: Span
-    first: int
-    start: int
-    stop: int
-
-
-def _read_span(wanted: _Wanted, schema: pa.Schema, names: list[str], batch_rows: int) -> Iterator[Rows]:
-    next_row, first = wanted.start, wanted.first
-    try:
-        for batch in wanted.span.batches(names, batch_rows):
-            low, high = max(first, next_row), min(first + batch.num_rows, wanted.stop)
-            if low < high:
-                yield Rows(batch=batch.select(names).slice(low - first, high - low), row_start=low, planned=high - low)
-                next_row = high
-            if next_row >= wanted.stop:
+    def _of_span(self, span: Span, first: int, start: int, stop: int) -> Iterator[Rows]:
+        """Rows [start, stop) of the file, all of a span that begins with row `first` of it."""
+        place, self._place = self._place, None
+        try:
+            if place is None or place.first != first or place.row > start:
+                place = _Place(first=first, batches=span.batches(self.names, self.batch_rows), row=first)
+            while place.row < stop:
+                batch = place.batch or next(place.batches, None)
+                if batch is None:
+                    break
+                low, high = max(place.row, start), min(place.row + batch.num_rows, stop)
+                if low < high:
+                    rows = batch.select(self.names).slice(low - place.row, high - low)
+                    yield Rows(batch=rows, row_start=low, planned=high - low)
+                    start = high
+                rest = batch.slice(max(stop - place.row, 0))
+                place.batch = rest if rest.num_rows else None
+                place.row += batch.num_rows - rest.num_rows
+        except (pa.ArrowException, OSError, UnicodeDecodeError, Undecodable) as exc:
+            # What another program wrote over is not a row that was always bad.
+            check_pinned(self.file)
+            reason = f"{span.what} cannot be decoded: {exc}"
+        else:
+            if start >= stop:
+                self._place = place
                 return
-            first += batch.num_rows
-    except (pa.ArrowException, OSError, UnicodeDecodeError, Undecodable) as exc:
-        # What another program wrote over is not a row that was always bad.
-        check_pinned(wanted.file)
-        reason = f"{wanted.span.what} cannot be decoded: {exc}"
-    else:
-        reason = f"{wanted.span.what} holds fewer rows than its file says."
-    empty = pa.RecordBatch.from_pylist([], schema=pa.schema([schema.field(name) for name in names]))
-    yield from _unread(next_row, wanted.stop, reason[:MAX_REASON_CHARS], empty, batch_rows)
+            reason = f"{span.what} holds fewer rows than its file says."
+        fields = [self.opened.schema.field(name) for name in self.names]
+        empty = pa.RecordBatch.from_pylist([], schema=pa.schema(fields))
+        yield from _unread(start, stop, reason[:MAX_REASON_CHARS], empty, self.batch_rows)
 
 
 def _unread(start: int, end: int, reason: str, empty: pa.RecordBatch, batch_rows: int) -> Iterator[Rows]:

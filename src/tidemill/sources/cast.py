@@ -167,15 +167,27 @@ class Inference:
 
     def __init__(self, nulls: pa.Array) -> None:
         self.nulls = nulls
+        self._nulls_may_be_numbers = any(
+            _try_cast(nulls.slice(k, 1), pa.int64()) is not None for k in range(len(nulls))
+        )
         self._kind = "null"
         self._missing = False
 
     def learn(self, array: pa.Array) -> None:
         """Look at more values of the column, as text."""
-        if self._kind == "string":
+        if self._kind == "string" or self._confirms(array):
             return
         valid = pc.drop_null(_nullify(array, array, self.nulls))
         self.learn_kind(_kind_of(valid, self._kind), missing=len(valid) < len(array))
+
+    def _confirms(self, array: pa.Array) -> bool:
+        """Whether the values are what those before them were, as they mostly are: to know that costs one cast."""
+        if self._kind == "double":
+            return _try_cast(array, pa.float64()) is not None
+        if self._kind != "int64" or self._nulls_may_be_numbers or not _is_int64(array):
+            return False
+        self._missing |= array.null_count > 0
+        return True
 
     def learn_kind(self, kind: str, *, missing: bool) -> None:
         """Take in what is known of more values: their type, and whether some are missing."""

@@ -161,7 +161,8 @@ class CsvGrammar(Grammar):
 
     def __init__(self, delimiter: str, quote: str, keep_empty: bool) -> None:
         self.delimiter, self.quote, self.keep_empty = delimiter.encode(), quote.encode(), keep_empty
-        self._borders = [ord(delimiter), _LF, _CR, *self.quote]
+        self._is_border = np.zeros(256, bool)
+        self._is_border[[ord(delimiter), _LF, _CR, *self.quote]] = True
         separator, mark = re.escape(self.delimiter), re.escape(self.quote)
         plain = rb"[^" + separator + rb"\r\n]*+"
         field = plain
@@ -180,7 +181,9 @@ class CsvGrammar(Grammar):
         ends = self.ends(data, final)
         if not len(ends):
             return 0, 0
-        records = len(ends) if self.keep_empty else int(np.count_nonzero(self._content_lengths(data, ends)))
+        records = len(ends)
+        if not self.keep_empty and (ends[0] <= 2 or bool((np.diff(ends) <= 2).any())):
+            records = int(np.count_nonzero(self._content_lengths(data, ends)))
         return int(ends[-1]), records
 
     def _cut_plain(self, data: bytes, final: bool) -> tuple[int, int] | None:
@@ -219,13 +222,7 @@ class CsvGrammar(Grammar):
         opening, closing = quotes[::2], quotes[1::2]
         before = view[opening[1:] - 1] if opening[0] == 0 else view[opening - 1]
         after = view[closing[closing < len(view) - 1] + 1]
-        return not (self._are_borders(before) and self._are_borders(after))
-
-    def _are_borders(self, values: np.ndarray[Any, Any]) -> bool:
-        found = np.zeros(len(values), bool)
-        for border in self._borders:
-            found |= values == border
-        return bool(found.all())
+        return not (self._is_border[before].all() and self._is_border[after].all())
 
     def _ends_by_grammar(self, data: bytes, final: bool) -> Offsets:
         match = (self._last_record if final else self._record).match

@@ -20,7 +20,8 @@ from tidemill.sources.compression import DEFAULT_MAX_SPOOL_BYTES, plain_text
 from tidemill.sources.pinned import check_pinned, pinned
 from tidemill.sources.records import CHUNK_BYTES, MAX_RECORD_BYTES, RAW_BYTES, Grammar, Piece, pieces
 
-BLOCK_BYTES = 64 << 20
+BLOCK_BYTES = 16 << 20
+"""A chunk begins at a block, or reads what lies before it in its block: blocks are not larger than small chunks are."""
 BOM = b"\xef\xbb\xbf"
 
 T = TypeVar("T")

@@ -7,6 +7,7 @@ import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -162,6 +163,29 @@ class SourceContract(ABC):
         found = self.read(source, file, start=start, stop=stop)
         assert found.table.to_pylist() == table.slice(start, stop - start).to_pylist()
 
+    @pytest.mark.parametrize("stops", [(1, 2, 150, 700, ROWS), (333, ROWS), (300, 301)])
+    def test_one_source_reads_one_range_after_the_other(
+        self, source: Source, file: InputFile, table: pa.Table, stops: tuple[int, ...]
+    ) -> None:
+        """Chunks of one file follow one another in a scorer; a range may also come again, or lie before."""
+        facts = source.examine(file)
+        ranges = [*pairwise((0, *stops)), (0, 5), (50, 60), (70, 80), (stops[0], stops[1])]
+        for start, stop in ranges:
+            part = segment(file, facts, start, stop)
+            found = collect(source.read(part, ["value", "text"], self.types, 40), start, stop)
+            assert found.table.to_pylist() == table.slice(start, stop - start).select(["value", "text"]).to_pylist()
+
+    def test_a_range_that_was_left_in_the_middle_harms_no_other(
+        self, source: Source, file: InputFile, table: pa.Table
+    ) -> None:
+        facts = source.examine(file)
+        rows = source.read(segment(file, facts, 0, 500), ["value"], self.types, 40)
+        next(rows)
+        rows.close()  # type: ignore[attr-defined]
+        for start, stop in ((500, 600), (10, 30)):
+            found = collect(source.read(segment(file, facts, start, stop), ["value"], self.types, 40), start, stop)
+            assert found.table["value"].to_pylist() == table["value"].slice(start, stop - start).to_pylist()
+
     @pytest.mark.parametrize("columns", [("value", "row"), ("text",), ()])
     def test_reads_only_the_named_columns(self, source: Source, file: InputFile, columns: tuple[str, ...]) -> None:
         found = self.read(source, file, columns)
@@ -185,6 +209,13 @@ class SourceContract(ABC):
         facts = source.examine(pin(path))
         assert facts.rows == 0
         assert list(source.read(segment(pin(path), facts), facts.schema.names, {}, 10)) == []
+
+    def test_a_file_that_changes_between_two_ranges_is_refused(self, source: Source, file: InputFile) -> None:
+        facts = source.examine(file)
+        collect(source.read(segment(file, facts, 0, 300), ["row"], self.types, 100), 0, 300)
+        _change(file.path, "touched")
+        with pytest.raises(InputChanged, match=r"data\."):
+            list(source.read(segment(file, facts, 300, 600), ["row"], self.types, 100))
 
     @pytest.mark.parametrize("change", ["longer", "touched", "gone"])
     def test_a_changed_file_is_refused(self, source: Source, file: InputFile, change: str) -> None:
