@@ -22,6 +22,10 @@ POLITE = {
 HONEST = "def test_a(): ...\ndef test_b(): ...\n"
 
 
+# Of the plugins only xdist has a part in this; to import the others takes longer than the tests.
+ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+
+
 def pytest_in(folder: Path, *arguments: str, ci: bool) -> subprocess.CompletedProcess[str]:
     """Run pytest on a folder that has our conftest, with or without CI in the environment."""
     shutil.copy(ROOT / "tests" / "conftest.py", folder)
@@ -29,13 +33,13 @@ def pytest_in(folder: Path, *arguments: str, ci: bool) -> subprocess.CompletedPr
     environment = {name: value for name, value in os.environ.items() if name != "CI" and "PYTEST" not in name}
     if ci:
         environment["CI"] = "true"
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "xdist.plugin", *arguments]
+    return subprocess.run(command, cwd=folder, env={**environment, **ALONE}, capture_output=True, text=True)
 
 
 def no_skips(folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "tools" / "no_skips.py"), str(folder / "junit.xml"), str(folder)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return subprocess.run(command, cwd=folder, env={**os.environ, **ALONE}, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("name", POLITE)
