@@ -53,7 +53,8 @@ def _type(words: list[str], cwd: Path, environ: dict[str, str], out: Path, err: 
     sys.stdout, sys.stderr = _descriptor(1, out), _descriptor(2, err)
     sys.argv = ["tidemill", *words]
     libraries = [entry for entry in sys.path if entry.startswith((sys.prefix, sys.base_prefix))]
-    sys.path[:] = [str(cwd), *environ["PYTHONPATH"].split(os.pathsep), *libraries]
+    given = [entry for entry in environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    sys.path[:] = [str(cwd), *given, *libraries]
     children.subprocess = Processes()  # type: ignore[assignment]
     main()
 

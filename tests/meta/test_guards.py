@@ -98,3 +98,22 @@ def test_tests_of_a_group_share_a_process(tmp_path: Path) -> None:
     )
     assert pytest_in(tmp_path, "-n", "2", "--dist", "loadgroup", ci=True).returncode == 0
     assert len(set((tmp_path / "processes").read_text().split())) == 1
+
+
+def test_tests_that_share_a_fixture_share_a_process(tmp_path: Path) -> None:
+    """One that was made for a module or for a folder; other tests are spread."""
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "conftest.py").write_text(
+        "import pytest\n@pytest.fixture(scope='package')\ndef folder(): open('folders', 'a').write('made\\n')\n"
+    )
+    test = "@pytest.mark.parametrize('number', range(4))\ndef test_{0}({0}, number): ...\n"
+    for name in ("test_a.py", "test_b.py"):
+        (inner / name).write_text(
+            "import pytest\n"
+            "@pytest.fixture(scope='module')\n"
+            "def module(): open('modules', 'a').write('made\\n')\n" + test.format("module") + test.format("folder")
+        )
+    assert pytest_in(tmp_path, "-n", "2", "--dist", "loadgroup", ci=True).returncode == 0
+    made = [(tmp_path / name).read_text().count("made") for name in ("folders", "modules")]
+    assert made == [1, 2]
