@@ -21,7 +21,7 @@ from typing import Any
 IMPORTS = "tests.warm_imports"
 
 
-def run(
+def tidemill(
     words: Sequence[str], *, cwd: Path, environ: Mapping[str, str], seconds: float
 ) -> subprocess.CompletedProcess[str]:
     """`tidemill WORDS` to its end. Raises subprocess.TimeoutExpired once it and its children are killed."""

@@ -166,7 +166,7 @@ class Terminal:
         return Said(code=process.returncode, out=plain[0], err=plain[1], peak_kb=peaks[0], own_peak_kb=peaks[1])
 
     def _say_warm(self, *words: object, seconds: float, **environment: str) -> Said:
-        done = warm.run(list(map(str, words)), cwd=self.work, environ=self.environ(environment), seconds=seconds)
+        done = warm.tidemill(list(map(str, words)), cwd=self.work, environ=self.environ(environment), seconds=seconds)
         out, err = (SCREEN.sub("", text) for text in (done.stdout, done.stderr))
         return Said(code=done.returncode, out=out, err=err)
 

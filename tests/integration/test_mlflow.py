@@ -98,7 +98,7 @@ def test_a_run_scores_what_the_alias_points_at(server: str, data: str, tmp_path:
     point(server, 1)
     words = ["run", "models:/churn@champion", data, "-o", str(tmp_path / "out")]
     environ = {**os.environ, "TIDEMILL_HOME": str(tmp_path / "home")}
-    done = warm.run(words, cwd=tmp_path, environ=environ, seconds=120)
+    done = warm.tidemill(words, cwd=tmp_path, environ=environ, seconds=120)
     assert done.returncode == 0, done.stderr
     said = mlflow_models.says(mlflow_models.sklearn(), mlflow_models.frame())
     assert predictions(tmp_path / "out").column("prediction").to_pylist() == said.tolist()

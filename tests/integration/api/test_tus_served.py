@@ -235,7 +235,7 @@ def test_big_files_of_a_job_go_on_too(server: Server, file: Path, monkeypatch: p
 
 
 def tidemill_says(*words: object, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return warm.run(
+    return warm.tidemill(
         list(map(str, words)),
         cwd=Path.cwd(),
         environ={**os.environ, "TIDEMILL_HOME": str(home), "COLUMNS": "200", **environment},

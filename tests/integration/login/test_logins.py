@@ -251,7 +251,7 @@ def test_the_command_lists_and_ends_them(service: Service, place: str) -> None:
         environment |= {"TIDEMILL_SERVER": service.url, "TIDEMILL_API_KEY": key}
 
     def say(*words: str) -> subprocess.CompletedProcess[str]:
-        return warm.run(["sessions", *words], cwd=Path.cwd(), environ={**os.environ, **environment}, seconds=60)
+        return warm.tidemill(["sessions", *words], cwd=Path.cwd(), environ={**os.environ, **environment}, seconds=60)
 
     (told,) = json.loads(say("list", "--json").stdout)
     assert (told["id"], told["name"]) == (session.id, "ada@example.org")

@@ -31,7 +31,7 @@ def tidemill(
 ) -> subprocess.CompletedProcess[str]:
     environ = {**os.environ, "TIDEMILL_HOME": str(lake.folder / "home"), **environment}
     if moment is None:
-        return warm.run(words, cwd=ROOT, environ=environ, seconds=120)
+        return warm.tidemill(words, cwd=ROOT, environ=environ, seconds=120)
     return subprocess.run(
         [sys.executable, "-m", killed.__name__, moment, *words],
         env=environ,
