@@ -40,6 +40,22 @@ def pytest_make_collect_report(
     return report
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """What a fixture makes for a module or a folder is made once: those tests run in one of xdist's workers."""
+    for item in items:
+        if not isinstance(item, pytest.Function):
+            continue
+        places = {
+            definition.baseid
+            for definitions in item._fixtureinfo.name2fixturedefs.values()
+            for definition in definitions[-1:]
+            if definition.scope in ("module", "package") and definition.baseid
+        }
+        if places and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(min(places, key=len)))
+
+
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     if items:
         stash = items[0].config.stash

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from tidemill.stores.sql.store import open_store, temporary_home
 
 START_SECONDS = 60.0
 USER = "postgres"
+LARGE_BYTES = 2**20
+"""Tables that are larger are truncated: nothing else gives their pages back here."""
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
@@ -160,7 +163,15 @@ class Database:
         with connect(url) as connection:
             named = "SELECT tablename FROM pg_tables WHERE schemaname = current_schema() AND tablename <> ALL(%s)"
             found = connection.execute(named, (["schema_version", "transitions"],)).fetchall()
-        self._tables = ", ".join(f'"{name}"' for (name,) in found)
+            references = connection.execute(
+                "SELECT confrelid::regclass::text, conrelid::regclass::text FROM pg_constraint"
+                " WHERE contype = 'f' AND connamespace = current_schema()::regnamespace"
+            ).fetchall()
+        order = TopologicalSorter[str]({name: [] for (name,) in found})
+        for table, referring in references:
+            order.add(table, referring)
+        self._tables = list(order.static_order())
+        """Those that refer to others come before them."""
 
     def empty(self) -> None:
         """End whoever is still connected, and delete what there is."""
@@ -169,7 +180,18 @@ class Database:
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
             )
-            connection.execute(f"TRUNCATE {self._tables} RESTART IDENTITY")
+            large = connection.execute(
+                "SELECT quote_ident(name) FROM unnest(%s::text[]) AS name WHERE pg_relation_size(name::regclass) > %s",
+                (self._tables, LARGE_BYTES),
+            ).fetchall()
+            if large:
+                connection.execute(f"TRUNCATE {', '.join(name for (name,) in large)} CASCADE")
+            # A few rows are deleted in a quarter of the time that it takes to make all files anew.
+            connection.execute("; ".join(f"DELETE FROM {name}" for name in self._tables))
+            connection.execute(
+                "SELECT setval(format('%I.%I', schemaname, sequencename)::regclass, 1, false) FROM pg_sequences"
+                " WHERE schemaname = current_schema()"
+            )
 
 
 def _programs() -> Path:

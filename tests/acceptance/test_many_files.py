@@ -1,4 +1,4 @@
-"""Fifty thousand files (a million with TIDEMILL_TEST_LONG): planned with progress, the worker no larger."""
+"""Twenty thousand files (a million with TIDEMILL_TEST_LONG): planned with progress, the worker no larger."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import pytest
 from tests.acceptance.terminal import Terminal
 
 FEW = 1_000
-MANY = 1_000_000 if os.environ.get("TIDEMILL_TEST_LONG") else 50_000
-FILES_PER_FOLDER = 10_000
-SLACK_KB = 16_000
+MANY = 1_000_000 if os.environ.get("TIDEMILL_TEST_LONG") else 20_000
+FILES_PER_FOLDER = 5_000
+SLACK_KB = 6_400
+"""What a third of a kilobyte for each of twenty thousand files would come to."""
 
 
 @pytest.fixture

@@ -64,12 +64,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
     folder = tmp_path_factory.mktemp("empty")
-    _checked([sys.executable, "-m", "venv", str(folder / "venv")])
-    python = str(folder / "venv" / "bin" / "python")
+    _checked([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")])
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "venv" / "bin" / "python")]
     lock = str(ROOT / "requirements" / "test.lock")
     wanted = f"tidemill[lightgbm] @ {wheel.as_uri()}"
-    _checked([python, "-m", "pip", "install", "--quiet", "--no-compile", "--constraint", lock, wanted])
-    _checked([python, "-m", "pip", "check"])
+    _checked([*pip, "install", "--quiet", "--no-compile", "--constraint", lock, wanted])
+    _checked([*pip, "check"])
     return Installed(bin=folder / "venv" / "bin", home=folder / "home")
 
 

@@ -20,6 +20,7 @@ from tidemill.testing.source import collect, pin, segment
 
 
 class TestAvroEncoder(EncoderContract):
+    rows_across_groups = 70_000
     options: dict[str, Any] = {}  # noqa: RUF012
 
     def make(self, options: dict[str, Any] | None = None) -> Encoder:

@@ -18,6 +18,7 @@ from tidemill.testing.encoder import MATRIX, EncoderContract, table_of_rows
 
 
 class TestJsonLinesEncoder(EncoderContract):
+    rows_across_groups = 70_000
     options: dict[str, Any] = {}  # noqa: RUF012
 
     def make(self, options: dict[str, Any] | None = None) -> Encoder:

@@ -46,7 +46,7 @@ from tidemill.testing.flavor import Case, FileFlavorContract, bits
 Save = Callable[[Any, str], str]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def save(tmp_path_factory: pytest.TempPathFactory) -> Save:
     folder = tmp_path_factory.mktemp("skops")
 

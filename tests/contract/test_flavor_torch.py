@@ -77,7 +77,7 @@ def load(path: str, **options: Any) -> Model:
     return TorchFlavor().load(path, {"features": NAMES, **options})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     """The network with three outputs, saved in each of the ways."""
     folder = tmp_path_factory.mktemp("torch")

@@ -37,7 +37,7 @@ from tidemill.flavors.transformers_text import TextEncoder
 from tidemill.testing.flavor import Case, FlavorContract, bits
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Make:
     return maker(tmp_path_factory.mktemp("transformers"))
 

@@ -69,7 +69,7 @@ def rows(data: pd.DataFrame | None = None) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict({**numbers, "kind": kind, "size": size})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     folder = tmp_path_factory.mktemp("lightgbm")
 
@@ -82,7 +82,7 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def load(model_file: Callable[[str], str]) -> Callable[..., LightGBMModel]:
     def make(objective: str, **options: Any) -> LightGBMModel:
         model = LightGBMFlavor().load(model_file(objective), options)

@@ -9,9 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 
 from tests.contract.transformers_folders import TEXTS, Make, batch, load, maker, sentence_folder
 from tidemill.domain.errors import ModelUnusable
@@ -34,6 +31,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Make:
 def test_poolings_are_those_of_sentence_transformers(
     saved: Make, tmp_path: Path, pooling: dict[str, Any], width: int
 ) -> None:
+    from sentence_transformers import SentenceTransformer
+
     said = {"word_embedding_dimension": 16, **pooling}
     path = sentence_folder(saved("BertModel"), tmp_path / "m", said, normalized=False)
     wanted = SentenceTransformer(path, device="cpu", local_files_only=True).encode(TEXTS)
@@ -43,6 +42,10 @@ def test_poolings_are_those_of_sentence_transformers(
 
 
 def test_a_dense_layer_over_the_embedding(saved: Make, tmp_path: Path) -> None:
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+
     torch.manual_seed(7)
     modules = [
         Transformer(saved("BertModel")),

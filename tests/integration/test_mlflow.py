@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 
+from tests import warm
 from tests.contract import mlflow_models
 from tests.integration import mlflow_server
 from tidemill.bootstrap.local import absolute
@@ -97,9 +96,9 @@ def point(server: str, version: int) -> None:
 
 def test_a_run_scores_what_the_alias_points_at(server: str, data: str, tmp_path: Path) -> None:
     point(server, 1)
-    command = [sys.executable, "-m", "tidemill", "run", "models:/churn@champion", data, "-o", str(tmp_path / "out")]
-    words = {**os.environ, "TIDEMILL_HOME": str(tmp_path / "home")}
-    done = subprocess.run(command, env=words, capture_output=True, text=True)
+    words = ["run", "models:/churn@champion", data, "-o", str(tmp_path / "out")]
+    environ = {**os.environ, "TIDEMILL_HOME": str(tmp_path / "home")}
+    done = warm.tidemill(words, cwd=tmp_path, environ=environ, seconds=120)
     assert done.returncode == 0, done.stderr
     said = mlflow_models.says(mlflow_models.sklearn(), mlflow_models.frame())
     assert predictions(tmp_path / "out").column("prediction").to_pylist() == said.tolist()

@@ -22,6 +22,10 @@ POLITE = {
 HONEST = "def test_a(): ...\ndef test_b(): ...\n"
 
 
+# Of the plugins only xdist has a part in this; to import the others takes longer than the tests.
+ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+
+
 def pytest_in(folder: Path, *arguments: str, ci: bool) -> subprocess.CompletedProcess[str]:
     """Run pytest on a folder that has our conftest, with or without CI in the environment."""
     shutil.copy(ROOT / "tests" / "conftest.py", folder)
@@ -29,13 +33,13 @@ def pytest_in(folder: Path, *arguments: str, ci: bool) -> subprocess.CompletedPr
     environment = {name: value for name, value in os.environ.items() if name != "CI" and "PYTEST" not in name}
     if ci:
         environment["CI"] = "true"
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "xdist.plugin", *arguments]
+    return subprocess.run(command, cwd=folder, env={**environment, **ALONE}, capture_output=True, text=True)
 
 
 def no_skips(folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "tools" / "no_skips.py"), str(folder / "junit.xml"), str(folder)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return subprocess.run(command, cwd=folder, env={**os.environ, **ALONE}, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("name", POLITE)
@@ -94,3 +98,22 @@ def test_tests_of_a_group_share_a_process(tmp_path: Path) -> None:
     )
     assert pytest_in(tmp_path, "-n", "2", "--dist", "loadgroup", ci=True).returncode == 0
     assert len(set((tmp_path / "processes").read_text().split())) == 1
+
+
+def test_tests_that_share_a_fixture_share_a_process(tmp_path: Path) -> None:
+    """One that was made for a module or for a folder; other tests are spread."""
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "conftest.py").write_text(
+        "import pytest\n@pytest.fixture(scope='package')\ndef folder(): open('folders', 'a').write('made\\n')\n"
+    )
+    test = "@pytest.mark.parametrize('number', range(4))\ndef test_{0}({0}, number): ...\n"
+    for name in ("test_a.py", "test_b.py"):
+        (inner / name).write_text(
+            "import pytest\n"
+            "@pytest.fixture(scope='module')\n"
+            "def module(): open('modules', 'a').write('made\\n')\n" + test.format("module") + test.format("folder")
+        )
+    assert pytest_in(tmp_path, "-n", "2", "--dist", "loadgroup", ci=True).returncode == 0
+    made = [(tmp_path / name).read_text().count("made") for name in ("folders", "modules")]
+    assert made == [1, 2]

@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from tests.homes import furnish
 from tidemill.api.app import create_app
 from tidemill.bootstrap.wiring import opened
 from tidemill.config import Settings
@@ -126,7 +127,7 @@ class House:
 @contextmanager
 def opened_house(folder: Path, *, children: bool = False, **settings: Any) -> Iterator[House]:
     """A service on SQLite under `folder`. Without `children` nothing may start one."""
-    with opened(Settings(home=folder / "home", cores=2, **settings), children=children) as context:
+    with opened(Settings(home=furnish(folder / "home"), cores=2, **settings), children=children) as context:
         yield House(context, folder)
 
 

@@ -21,6 +21,7 @@ from tusclient.client import TusClient
 from tusclient.exceptions import TusCommunicationError, TusUploadFailed
 
 import tidemill
+from tests import warm
 from tests.integration.api.test_serve import serving
 from tests.integration.api.test_tus import VERSION, sending, until
 from tidemill.domain import errors
@@ -234,12 +235,11 @@ def test_big_files_of_a_job_go_on_too(server: Server, file: Path, monkeypatch: p
 
 
 def tidemill_says(*words: object, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tidemill", *map(str, words)],
-        env={**os.environ, "TIDEMILL_HOME": str(home), "COLUMNS": "200", **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
+    return warm.tidemill(
+        list(map(str, words)),
+        cwd=Path.cwd(),
+        environ={**os.environ, "TIDEMILL_HOME": str(home), "COLUMNS": "200", **environment},
+        seconds=120,
     )
 
 

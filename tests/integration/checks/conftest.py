@@ -24,13 +24,13 @@ STALL_SECONDS = 4.0
 Check = Callable[..., Findings]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
     with opened(Settings(home=tmp_path_factory.mktemp("home"), stall_seconds=STALL_SECONDS)) as wired:
         yield wired
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """1,000 rows in row groups of 100: x = 0, 1, 2, ... plus a seventh of it."""
     path = tmp_path_factory.mktemp("numbers") / "numbers.parquet"
@@ -38,7 +38,7 @@ def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def check(context: Context, numbers: Path) -> Check:
     """Check one of the liars by its name."""
 

@@ -13,6 +13,7 @@ import httpx2
 import pytest
 
 import tidemill
+from tests import warm
 from tests.integration.login.conftest import OPERATORS, SAME_ORIGIN, Browser, Service, service_at
 from tests.integration.login.provider import ADA, FakeProvider
 from tidemill.bootstrap.server import check_reach
@@ -250,8 +251,7 @@ def test_the_command_lists_and_ends_them(service: Service, place: str) -> None:
         environment |= {"TIDEMILL_SERVER": service.url, "TIDEMILL_API_KEY": key}
 
     def say(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "tidemill", "sessions", *words]
-        return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
+        return warm.tidemill(["sessions", *words], cwd=Path.cwd(), environ={**os.environ, **environment}, seconds=60)
 
     (told,) = json.loads(say("list", "--json").stdout)
     assert (told["id"], told["name"]) == (session.id, "ada@example.org")

@@ -96,12 +96,12 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
     return Shelf(roots=tmp_path_factory.mktemp("roots"), outside=tmp_path_factory.mktemp("outside"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def context(tmp_path_factory: pytest.TempPathFactory, shelf: Shelf) -> Iterator[Context]:
     with opened(Settings(home=tmp_path_factory.mktemp("home"), data_roots=[shelf.roots])) as wired:
         yield wired

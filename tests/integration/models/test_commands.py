@@ -14,6 +14,7 @@ import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
+from tests.children import opened_here
 from tests.integration.models.conftest import code, joblib_file, lightgbm_text, sha256
 from tidemill.cli.commands import db, keys, models
 from tidemill.cli.commands.audit import audit
@@ -45,6 +46,7 @@ class Shell:
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
     monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("TIDEMILL_SERVER", raising=False)
+    monkeypatch.setattr("tidemill.bootstrap.local.opened", opened_here)
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)

@@ -25,7 +25,7 @@ KERNELS = ("lightgbm", "xgboost")
 """Flavors whose models a kernel predicts as well."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
     """A data set as a file of a format."""
     folder = tmp_path_factory.mktemp("inputs")

@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tidemill.bootstrap.wiring import opened
+from tests.children import opened_here
+from tests.homes import furnish
 from tidemill.bootstrap.worker import pool_options
 from tidemill.config import Settings
 from tidemill.domain.access import Principal
@@ -78,7 +79,7 @@ class Lake:
 @contextmanager
 def working(lake: Lake, store: str | None, **words: Any) -> Iterator[Context]:
     """A service on this store with a worker that takes jobs."""
-    with opened(Settings(home=lake.folder / "home", store=store, cores=2, **words), warm=True) as context:
+    with opened_here(Settings(home=furnish(lake.folder / "home"), store=store, cores=2, **words)) as context:
         pool = Pool(context, pool_options(Settings(home=lake.folder / "home", cores=2, jobs_at_once=2)))
         pool.start()
         try:

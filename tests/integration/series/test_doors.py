@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import tidemill
+from tests.children import opened_here
 from tests.integration.api.house import House, client_of, opened_house, served
 from tests.integration.series.lake import MODEL, Lake
 from tidemill.api.app import create_app
@@ -87,6 +88,7 @@ def test_by_the_client_and_on_the_command_line(house: House) -> None:
 
 def test_a_run_of_only_new_files(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDEMILL_HOME", str(lake.folder / "home"))
+    monkeypatch.setattr("tidemill.cli.commands.run.opened", opened_here)
     line = ["run", MODEL, str(lake.input), "-o", str(lake.folder / "all"), "--only-new", "--keep", "all"]
     _run(*line, shows=["nothing new"])
     lake.write("a.parquet")

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
+from tests.children import opened_here
 from tests.integration.series import killed
 from tests.integration.series.lake import MODEL, Lake, ended, submit, working
-from tidemill.bootstrap.wiring import opened
 from tidemill.config import Settings
 from tidemill.domain.errors import NothingNew
 from tidemill.domain.job import JobState
 
+ROOT = Path(__file__).resolve().parents[3]
 LONG = bool(os.environ.get("TIDEMILL_TEST_LONG"))
 HERE_MOMENTS = killed.MOMENTS if LONG else ["commit after", "record inside"]
 SERVICE_MOMENTS = killed.MOMENTS if LONG else ["record inside"]
@@ -27,11 +29,13 @@ LEASE = {"lease_seconds": 1.5, "heartbeat_seconds": 0.3}
 def tidemill(
     lake: Lake, *words: str, moment: str | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    program = ["-m", "tidemill"] if moment is None else ["-m", killed.__name__, moment]
+    environ = {**os.environ, "TIDEMILL_HOME": str(lake.folder / "home"), **environment}
+    if moment is None:
+        return warm.tidemill(words, cwd=ROOT, environ=environ, seconds=120)
     return subprocess.run(
-        [sys.executable, *program, *words],
-        env={**os.environ, "TIDEMILL_HOME": str(lake.folder / "home"), **environment},
-        cwd=Path(__file__).parents[3],
+        [sys.executable, "-m", killed.__name__, moment, *words],
+        env=environ,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=120,
@@ -60,7 +64,7 @@ def test_a_worker_that_was_killed(lake: Lake, store: str | None, moment: str) ->
     if store is not None:
         environment["TIDEMILL_STORE"] = store
     lake.write("a.parquet")
-    with opened(Settings(home=lake.folder / "home", store=store, **LEASE)) as context:
+    with opened_here(Settings(home=lake.folder / "home", store=store, **LEASE)) as context:
         job = submit(context, lake.spec("out-1"))
     assert tidemill(lake, "worker", moment=moment, **environment).returncode == -signal.SIGKILL
     lake.write("b.parquet")

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
+from tests.homes import furnish
 from tests.integration.ui.made import HERE, Jobs
 from tidemill import ui
 from tidemill.api.access import Access, Bounds
@@ -25,7 +26,7 @@ from tidemill.wire.api import AddKey
 
 @pytest.fixture
 def context(tmp_path: Path) -> Iterator[Context]:
-    with opened(Settings(home=tmp_path / "home"), children=False) as wired:
+    with opened(Settings(home=furnish(tmp_path / "home")), children=False) as wired:
         yield wired
 
 

@@ -1,0 +1,23 @@
+"""What commands and their children import, imported; and what they read while they import it."""
+
+from __future__ import annotations
+
+import gc
+import os
+from importlib import import_module
+
+from tidemill.executors.children import LAZY_ARENAS, ONE_THREAD
+
+MODULES = ("tidemill.bootstrap.local", "tidemill.stores.sql.store", "tidemill.executors.zygote", "pandas")
+
+os.environ |= {**LAZY_ARENAS, **ONE_THREAD, "COLUMNS": "200"}
+gc.disable()
+main = import_module("tidemill.cli.main")
+wiring = import_module("tidemill.bootstrap.wiring")
+for place in main.COMMANDS.values():
+    import_module(place.partition(":")[0])
+for name in (*MODULES, *wiring.JOB_PRELOAD):
+    import_module(name)
+# Forks then share these pages instead of copying them at their first garbage collection.
+gc.freeze()
+gc.enable()
