@@ -106,6 +106,12 @@ def number_of(steps: Sequence[strace.Made], position: int, done: int) -> int:
     return steps[position].n - sum(steps[i].call == call for i in _moves(steps) if i < min(done, position))
 
 
+def _moved(steps: Steps, step: strace.Made) -> int:
+    """Up to where, in a run that completes what was killed at a step of a first run, the moves are made already."""
+    made = sum(i < steps.first.index(step) for i in _moves(steps.first))
+    return _moves(steps.again)[made - 1] + 1 if made else 0
+
+
 def _moves(steps: Sequence[strace.Made]) -> list[int]:
     return [i for i, made in enumerate(steps) if MOVE.search(made.text)]
 
@@ -123,7 +129,7 @@ def test_killed_at_steps_of_publishing(mode: str, places: Places) -> None:
         blow = life.strike_call(step.call, step.n, case=mode)
         committing += blow.look.state == "committing"
         hits.append(blow.hit)
-        done = 0
+        done = _moved(steps, step)
         for position in positions:
             # Who finds the manifest in place makes none of the calls that would come before.
             if done <= last and not life.over:
