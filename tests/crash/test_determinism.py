@@ -14,12 +14,16 @@ import pytest
 
 from tests import checker
 from tests.crash.rig.job import CrashJob, new_job, once
-from tests.crash.rig.strike import check_visible, judge, strike_between_commits
+from tests.crash.rig.life import Life
+from tests.crash.rig.strike import check
 
 SEEDS = int(os.environ.get("TIDEMILL_CRASH_SEEDS", "20"))
 FEATURES = [f"f{i}" for i in range(8)]
-ROWS = (5200, 4900, 5150, 4750, 5000)
-"""25 chunks of 1,000 rows."""
+ROWS = (1040, 980, 1030, 950, 1000)
+ROWS_PER_CHUNK = 60
+"""85 chunks, each of two batches: enough for several kills, before each of which some are committed."""
+KILLS = 5
+"""Each model has a quarter of the seeds, and so many of them share a job."""
 
 
 @pytest.fixture(scope="session")
@@ -110,40 +114,54 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
-def alone(model: str, featured: tuple[Path, ...], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def alone(
+    model: str, featured: tuple[Path, ...], tmp_path_factory: pytest.TempPathFactory, store: Path
+) -> dict[str, str]:
     """What one scorer publishes, never disturbed."""
-    found = _published(_job(tmp_path_factory.mktemp("alone"), featured, model, 1))
+    found = _published(_job(tmp_path_factory.mktemp("alone"), featured, model, 1, store))
     assert len(found) >= 20
     return found
 
 
-@pytest.mark.parametrize("scorers", [2, 5])
-def test_same_bytes(
-    scorers: int, model: str, alone: dict[str, str], featured: tuple[Path, ...], tmp_path: Path
+def test_same_bytes(model: str, alone: dict[str, str], featured: tuple[Path, ...], tmp_path: Path, store: Path) -> None:
+    """However many scorers: here five, below two."""
+    assert _published(_job(tmp_path, featured, model, 5, store)) == alone
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS // len(MODELS), KILLS))
+def test_same_bytes_after_kills(
+    first: int, model: str, alone: dict[str, str], featured: tuple[Path, ...], tmp_path: Path, store: Path
 ) -> None:
-    """However many scorers."""
-    assert _published(_job(tmp_path, featured, model, scorers)) == alone
+    """Killed at its second commit, and at that of each run that goes on."""
+    life = Life(job=_job(tmp_path, featured, model, 2, store), suite="determinism", values=_is_keyed(model))
+    done: frozenset[int] = frozenset()
+    for seed in range(first, first + KILLS):
+        blow = life.strike_commit(2, case=model.rpartition("/")[2], seed=seed)
+        assert blow.hit and blow.look.committed > done, life.blows
+        done = blow.look.committed
+    assert life.finish().sha256 == alone
 
 
-@pytest.mark.parametrize("seed", range(0, SEEDS, 20))
-def test_same_bytes_after_a_kill(
-    seed: int, model: str, alone: dict[str, str], featured: tuple[Path, ...], tmp_path: Path
-) -> None:
-    """Killed between two commits. Each model has a twentieth of the seeds: `test_instants` has all of them."""
-    job = _job(tmp_path, featured, model, 2)
-    blow = strike_between_commits(job, 0, 1 + 2 * (seed // 20 % 4))
-    check_visible(job, blow.look.state, ())
-    assert blow.hit and 0 < len(blow.look.committed) < len(alone), blow
-    assert _published(job, run=1) == alone
-    judge(job, [blow], model.rpartition("/")[2], seed, 2, suite="determinism")
+def _job(folder: Path, files: tuple[Path, ...], model: str, scorers: int, store: Path) -> CrashJob:
+    return new_job(
+        folder,
+        files,
+        store=store,
+        model=model,
+        scorers=scorers,
+        sleep=0.0,
+        keep="file_no,row_no",
+        rows_per_chunk=ROWS_PER_CHUNK,
+        batch_rows=30,
+    )
 
 
-def _job(folder: Path, files: tuple[Path, ...], model: str, scorers: int) -> CrashJob:
-    return new_job(folder, files, model=model, scorers=scorers, sleep=0.0, keep="file_no,row_no")
+def _is_keyed(model: str) -> bool:
+    """Whether its predictions are a function of the row key."""
+    return model.startswith("keymodel")
 
 
-def _published(job: CrashJob, run: int = 0) -> dict[str, str]:
-    ran = once(job, run)
+def _published(job: CrashJob) -> dict[str, str]:
+    ran = once(job)
     assert ran.code in (0, 3), ran
-    values = job.model.startswith("keymodel")
-    return checker.check(job.inputs, job.output, kept=("file_no", "row_no"), values=values).sha256
+    return check(job, values=_is_keyed(job.model)).sha256

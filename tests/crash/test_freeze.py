@@ -1,7 +1,6 @@
 """A worker that is frozen longer than its lease changes nothing when it thaws.
 
-Two tests share the seeds, half for each: their cases last longest, because leases must run out. Only the worker
-that is frozen has a short lease: others would lose theirs on a busy machine.
+Only workers that are to be frozen have a short lease: others would lose theirs on a busy machine.
 """
 
 from __future__ import annotations
@@ -14,60 +13,30 @@ import signal
 import sqlite3
 import subprocess
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from tests import checker
-from tests.crash.rig import ledger, strace, tree
-from tests.crash.rig.job import SUCCESS, CrashJob, Ran, ended, new_job, once, start
-from tests.crash.rig.ledger import Look, Window
-from tests.crash.rig.strike import Struck, check, finish_and_check, judge, log_bytes, stopping
+from tests.crash.rig import ledger, tree
+from tests.crash.rig.job import SUCCESS, CrashJob, ended
+from tests.crash.rig.ledger import Look
+from tests.crash.rig.life import Life, stopping
+from tests.crash.rig.strike import Point, Struck, log_bytes
 
 SEEDS = int(os.environ.get("TIDEMILL_CRASH_SEEDS", "20"))
-SHORT = {"TIDEMILL_LEASE_SECONDS": "1", "TIDEMILL_HEARTBEAT_SECONDS": "0.2"}
-BRIEF = {"TIDEMILL_LEASE_SECONDS": "3", "TIDEMILL_HEARTBEAT_SECONDS": "0.3"}
-"""Of a run that has a way to go before it is stopped."""
+SHORT = {"TIDEMILL_LEASE_SECONDS": "3", "TIDEMILL_HEARTBEAT_SECONDS": "0.3"}
 LONG = {"TIDEMILL_LEASE_SECONDS": "600", "TIDEMILL_HEARTBEAT_SECONDS": "0.2"}
-PHASES = ("running", "committing", "running")
+MOMENTS = 4
+"""So many seeds share a job: three while it is running, each further on, and one while it is committing."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Frozen:
-    """A worker that is stopped."""
-
-    pid: int
-    point: str
-    look: Look
-    log_bytes: int
-
-    def thawed(self, ran: Ran) -> Struck:
-        """What is known of it in the end."""
-        return Struck(
-            target="worker",
-            point=self.point,
-            look=self.look,
-            hit=self.look.live,
-            run=0,
-            log_bytes=self.log_bytes,
-            ran=ran,
-        )
-
-
-def _frozen(job: CrashJob, pid: int, point: str) -> Frozen:
-    return Frozen(pid=pid, point=point, look=ledger.look(job.database), log_bytes=log_bytes(job, 0))
-
-
-def _freeze(job: CrashJob, phase: str, rng: random.Random) -> tuple[subprocess.Popen[str], Frozen]:
-    """Start the job and stop its worker in that phase."""
-    process = start(job, 0)
-    chunks = rng.randrange(1, 20) if phase == "running" else 0
-    with Window(job.database) as window:
-        window.wait(phase, running=lambda: process.poll() is None, chunks_done=chunks)
-    time.sleep(rng.uniform(0, 0.02))
-    os.kill(process.pid, signal.SIGSTOP)
-    return process, _frozen(job, process.pid, phase)
+def moments(name: str, first: int) -> list[tuple[int, Point]]:
+    """When each of the seeds from the first one on freezes its worker."""
+    rng = random.Random(f"{name} {first}")
+    chunks = sorted(rng.sample(range(1, 20), MOMENTS - 1))
+    points = [Point(phase="running", chunks_done=each, delay=rng.uniform(0, 0.02)) for each in chunks]
+    points.append(Point(phase="committing", delay=rng.uniform(0, 0.02)))
+    return list(enumerate(points, start=first))
 
 
 def _outlast_lease(job: CrashJob) -> None:
@@ -77,44 +46,63 @@ def _outlast_lease(job: CrashJob) -> None:
     time.sleep(max(0.0, (until_ms or 0) / 1000 - time.time()) + 0.05)
 
 
-@pytest.mark.parametrize("seed", range(0, SEEDS, 2))
-def test_another_run_meets_a_frozen_worker(seed: int, job: CrashJob) -> None:
-    """Its lease is over: the same command takes over or is refused naming it; in the end each row is there once."""
-    first, frozen = _freeze(job.but(environment=SHORT), PHASES[seed // 2 % 3], random.Random(f"meet {seed}"))
-    _outlast_lease(job)
-    others = once(job, 1)
-    if others.code not in SUCCESS:
-        assert others.code == 2, others
-        assert str(first.pid) in others.stderr, others
-    os.kill(first.pid, signal.SIGCONT)
-    thawed = ended(job, 0, first)
-    runs = 2 if {thawed.code, others.code} & set(SUCCESS) else finish_and_check(job, 2)
-    check(job)
-    assert not tree.marked(job.mark)
-    judge(job, [frozen.thawed(thawed)], "another run", seed, runs, suite="freeze")
+@pytest.mark.parametrize("first", range(0, SEEDS, MOMENTS))
+def test_other_runs_meet_a_frozen_worker(first: int, job: CrashJob) -> None:
+    """Its lease is over: the same command takes over or is refused naming it; when it thaws it goes on, or gives up.
+    In the end each row is there once."""
+    life = Life(job=job.but(environment=SHORT), suite="freeze")
+    for seed, point in moments("meet", first):
+        process = life.freeze(point, case="another run", seed=seed)
+        _outlast_lease(job)
+        with life.telling():
+            other = life.once_as(job)
+            if other.code not in SUCCESS:
+                assert other.code == 2, other
+                assert str(process.pid) in other.stderr, other
+        process.send_signal(signal.SIGCONT)
+        life.process = process
+        if other.code in SUCCESS:
+            life.end()
+            life.over = True
+            break
+    life.job = job
+    life.finish()
 
 
-@pytest.mark.parametrize("seed", range(1, SEEDS, 2))
-def test_a_worker_that_lost_its_job_changes_nothing(seed: int, job: CrashJob) -> None:
-    """While it is frozen somebody takes its job: no row, no counter, no output of its own after that.
+@pytest.mark.parametrize("first", range(0, SEEDS, MOMENTS))
+def test_workers_that_lost_their_job_change_nothing(first: int, job: CrashJob) -> None:
+    """While each is frozen somebody takes its job: no row, no counter, no output of its own after that.
 
     By its own clock its lease still holds when it thaws, so that nothing but the fence can stop it.
     """
-    job = job.but(environment=LONG)
-    first, frozen = _freeze(job, PHASES[seed // 2 % 3], random.Random(f"thief {seed}"))
-    taken = steal(job, first.pid)
+    life = Life(job=job.but(environment=LONG), suite="freeze")
+    for seed, point in moments("thief", first):
+        process = life.freeze(point, case="job taken", seed=seed)
+        with life.telling():
+            life.over = not _robbed(life, process)
+        if life.over:
+            break
+    life.job = job
+    life.finish()
+
+
+def _robbed(life: Life, process: subprocess.Popen[str]) -> bool:
+    """Take the job of a frozen worker and let it go on. False if the job was over."""
+    job = life.job
+    taken = steal(job, process.pid)
     before = _stored(job)
     shown = job.output.exists()
-    os.kill(first.pid, signal.SIGCONT)
-    thawed = ended(job, 0, first)
+    process.send_signal(signal.SIGCONT)
+    thawed = ended(job, life.number, process)
     assert not tree.marked(job.mark)
-    if taken:
-        assert thawed.code == 1, thawed
-        assert _stored(job) == before, "the one that lost the job changed the store"
-        if taken.state == "running" and not shown:
-            checker.check_nothing_visible(job.output)
-    runs = finish_and_check(job, 1)
-    judge(job, [frozen.thawed(thawed)], "job taken", seed, runs, suite="freeze")
+    if taken is None:
+        return thawed.code not in SUCCESS
+    assert ledger.look(job.database).epoch == taken.epoch + 1
+    assert thawed.code == 1, thawed
+    assert _stored(job) == before, "the one that lost the job changed the store"
+    if taken.state == "running" and not shown:
+        checker.check_nothing_visible(job.output)
+    return True
 
 
 PLACES = {
@@ -125,19 +113,9 @@ PLACES = {
 rename, and nothing is renamed; or the data is, and the manifest is not."""
 
 
-@pytest.fixture(scope="session")
-def numbers(tmp_path_factory: pytest.TempPathFactory, inputs: tuple[Path, ...]) -> dict[str, int]:
-    """Which of a job's calls those are."""
-    job = new_job(tmp_path_factory.mktemp("traced"), inputs[:2], sleep=0.0)
-    log = job.logs / "clean.strace"
-    assert once(job, prefix=strace.prefix(log, [call for call, _ in PLACES.values()])).code in SUCCESS
-    made = list(strace.read(log))
-    return {place: next(each.n for each in made if text.search(each.text)) for place, (_, text) in PLACES.items()}
-
-
 @pytest.mark.parametrize("taken", [False, True])
 @pytest.mark.parametrize("place", PLACES)
-def test_frozen_between_check_and_rename(place: str, taken: bool, numbers: dict[str, int], job: CrashJob) -> None:
+def test_frozen_between_check_and_rename(place: str, taken: bool, job: CrashJob) -> None:
     """It holds the output's lock and stands between its look at the lease and a rename, longer than the lease.
 
     Whoever comes meanwhile is refused. Then its job may be taken: when it thaws it does make the rename, because
@@ -145,29 +123,43 @@ def test_frozen_between_check_and_rename(place: str, taken: bool, numbers: dict[
     complete and publishes nothing. The places are certain, so seeds would only repeat them.
     """
     job = job.but(inputs=job.inputs[:2], sleep=0.0)
-    stops = stopping(job.but(environment=BRIEF), 0, PLACES[place][0], str(numbers[place]))
-    assert stops.wait(), "it ended before it came to the place"
-    frozen = _frozen(job, stops.worker, place)
-    assert frozen.look.state == "committing"
+    life = Life(job=job, suite="freeze", runs=1)
+    call, made = PLACES[place]
+    stops = stopping(job.but(environment=SHORT), 0, call)
+    assert stops.wait_for(made), "it ended before it came to the place"
+    worker, look = stops.worker, ledger.look(job.database)
+    assert look.state == "committing"
     assert _standing(job) == place
     _outlast_lease(job)
-    refused = once(job, 1)
-    assert refused.code == 2 and str(frozen.pid) in refused.stderr, refused
+    refused = life.run()
+    assert refused.code == 2 and str(worker) in refused.stderr, refused
     # A heartbeat that was frozen while it wrote keeps the store locked: then nobody can take the job.
-    stolen = taken and _take_if_free(job, frozen.look)
+    stolen = taken and _take_if_free(job, look)
+    case = "job taken" if stolen else "another run"
+    life.note(
+        Struck(
+            case=f"{case}, {place}",
+            seed=0,
+            target="worker",
+            point=place,
+            look=look,
+            hit=look.live,
+            run=0,
+            log_bytes=log_bytes(job, 0),
+        )
+    )
     before = _stored(job)
     assert _standing(job) == place
-    stops.go_on()
+    stops.go_on_to_the_end()
     thawed = ended(job, 0, stops.tracer)
     assert not tree.marked(job.mark)
     if stolen:
         assert thawed.code == 1, thawed
         assert _stored(job) == before, "the one that lost the job changed the store"
     shown = _inodes(job)
-    runs = finish_and_check(job, 2, again=True)
+    life.over = thawed.code in SUCCESS
+    life.finish()
     assert _inodes(job) == shown, "it was published twice"
-    case = "job taken" if stolen else "another run"
-    judge(job, [frozen.thawed(thawed)], f"{case}, {place}", 0, runs, suite="freeze")
 
 
 def _standing(job: CrashJob) -> str:
@@ -226,16 +218,3 @@ def _stored(job: CrashJob) -> list[object]:
         return [
             db.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in ("jobs", "chunks", "documents")
         ]
-
-
-def test_the_thief_is_seen_by_this_file(job: CrashJob) -> None:
-    """The instrument works: after `steal` the epoch is another."""
-    first, frozen = _freeze(job, "running", random.Random(1))
-    try:
-        assert frozen.look.live
-        taken = steal(job, first.pid)
-        assert taken
-        assert ledger.look(job.database).epoch == taken.epoch + 1
-    finally:
-        first.kill()
-        first.wait(timeout=10)

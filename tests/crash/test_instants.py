@@ -1,17 +1,18 @@
-"""SIGKILL at seeded instants of a job's life, then the same command until it is done."""
+"""SIGKILL at seeded instants of a job's life, again and again, then the same command until it is done."""
 
 from __future__ import annotations
 
 import os
 import random
 import shutil
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import pytest
 
-from tests.crash.rig import tree
-from tests.crash.rig.job import CrashJob, new_job, once, write_inputs
-from tests.crash.rig.strike import Point, check_visible, finish_and_check, judge, strike
+from tests.crash.rig.job import CrashJob
+from tests.crash.rig.life import Life
+from tests.crash.rig.strike import Point
 
 SEEDS = int(os.environ.get("TIDEMILL_CRASH_SEEDS", "20"))
 PHASES = {
@@ -22,62 +23,83 @@ PHASES = {
     "planner": ("planning",),
 }
 SEEN = {
-    "start": {"start": 0.05, "store": 0.05, "claim": 0.05, "planned": 0.05, "scored": 0.05, "assembled": 0.003},
+    "start": {"start": 0.05, "claim": 0.05, "planned": 0.05, "scored": 0.05, "assembled": 0.003},
     "planning": {"planning": 0.05, "listed": 0.003},
     "committing": {"committing": 0.003, "journalled": 0.003, "shown": 0.003},
 }
 """What of a phase is waited for, and how long after that it goes on for certain, in seconds."""
-EARLY_AGAIN = ("start", "again", "again")
-MODES = ("error", "error", "overwrite", "append")
-"""Outputs that replace or extend another are tried for whoever publishes."""
+EARLY = ("start", "claim", "planning", "listed")
+"""Where nothing has come to stay but the job itself: the next run passes there again."""
+ORDER = (*EARLY, "planned", "scored", "running", "assembled", "committing", "journalled", "shown")
+BLOWS = 5
+"""So many fall on one job. One that was committing is struck once more, as it is taken up again."""
+MODES = ("error", "overwrite", "error", "append")
 
 
-@pytest.fixture(scope="session")
-def older(tmp_path_factory: pytest.TempPathFactory) -> CrashJob:
-    """A finished job of another input, whose output others overwrite or extend."""
-    folder = tmp_path_factory.mktemp("older")
-    job = new_job(folder, write_inputs(folder / "in", rows=(3000, 1500), first=70), sleep=0.0)
-    ran = once(job)
-    assert ran.code in (0, 3), ran
-    return job
+@dataclass(frozen=True, kw_only=True)
+class Blow:
+    """What is killed, and when."""
+
+    target: str
+    seed: int
+    point: Point
 
 
-def choose(target: str, seed: int, rng: random.Random, *, recovery: bool = False) -> Point:
-    """The instant of a blow: soon after something is seen of the job, so that a slow machine hits it as well.
-
-    A recovery of a job that had got to committing is over soon: half of them early.
-    """
+def choose(target: str, seed: int) -> Blow:
+    """An instant soon after something is seen of the job, so that a slow machine hits it as well."""
+    rng = random.Random(f"{target} {seed}")
     phases = PHASES[target]
     phase = phases[seed % len(phases)]
-    if recovery and seed % 2:
-        return Point(phase=rng.choice(EARLY_AGAIN), delay=rng.uniform(0, 0.03))
     if phase == "running":
-        return Point(phase=phase, chunks_done=rng.randrange(24), delay=rng.uniform(0, 0.03))
-    seen, longest = rng.choice(list(SEEN[phase].items()))
-    return Point(phase=seen, delay=rng.uniform(0, longest))
+        point = Point(phase=phase, chunks_done=rng.randrange(24), delay=rng.uniform(0, 0.03))
+    else:
+        seen, longest = rng.choice(list(SEEN[phase].items()))
+        point = Point(phase=seen, delay=rng.uniform(0, longest))
+    return Blow(target=target, seed=seed, point=point)
 
 
-def replaced(job: CrashJob, older: CrashJob, target: str, seed: int) -> tuple[CrashJob, tuple[Path, ...]]:
-    """The job with a mode by seed, and the inputs whose predictions lie at its output already."""
-    mode = MODES[(seed // len(PHASES[target])) % len(MODES)] if target in ("worker", "group") else "error"
-    if mode == "error":
-        return job, ()
-    shutil.copytree(older.output.parent, job.output.parent, dirs_exist_ok=True)
-    return job.but(mode=mode), older.inputs
+def lives(seeds: int) -> list[list[Blow]]:
+    """Each seed of each target, dealt out to jobs: early blows to some, in any order, and later ones to others."""
+    every = [choose(target, seed) for seed in range(seeds) for target in PHASES]
+    early = [blow for blow in every if blow.point.phase in EARLY]
+    late = [blow for blow in every if blow.point.phase not in EARLY]
+    return [*_dealt(early), *(sorted(blows, key=_place) for blows in _dealt(late))]
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
-@pytest.mark.parametrize("target", PHASES)
-def test_every_row_once_after_sigkill(target: str, seed: int, job: CrashJob, older: CrashJob) -> None:
-    """Kill, sometimes kill the recovery too, go on: each row once, nothing committed scored again."""
-    rng = random.Random(f"{target} {seed}")
-    job, before = replaced(job, older, target, seed)
-    blows = [strike(job, 0, target, choose(target, seed, rng))]
-    check_visible(job, blows[0].look.state if blows[0].ran.code not in (0, 3) else "succeeded", before)
-    if seed % 3 == 0 and blows[0].ran.code not in (0, 3):
-        second = rng.choice(("worker", "group"))
-        blows.append(strike(job, 1, second, choose(second, seed // 3, rng, recovery=True)))
-        check_visible(job, blows[1].look.state if blows[1].ran.code not in (0, 3) else "succeeded", before)
-    runs = finish_and_check(job, len(blows), before=before, again=seed % 4 == 1)
-    assert not tree.marked(job.mark)
-    judge(job, blows, target, seed, runs)
+def _dealt(blows: Sequence[Blow]) -> Iterator[list[Blow]]:
+    for first in range(0, len(blows), BLOWS):
+        yield list(blows[first : first + BLOWS])
+
+
+def _place(blow: Blow) -> tuple[int, int]:
+    return ORDER.index(blow.point.phase), blow.point.chunks_done
+
+
+LIVES = lives(SEEDS)
+
+
+def test_every_target_meets_every_mode() -> None:
+    """No seed is left out, and no target by an output that replaces or extends another."""
+    every = [(blow.target, blow.seed, MODES[n % len(MODES)]) for n, life in enumerate(LIVES) for blow in life]
+    assert sorted((target, seed) for target, seed, _ in every) == sorted(
+        (target, seed) for target in PHASES for seed in range(SEEDS)
+    )
+    assert {(target, mode) for target, _, mode in every} == {(target, mode) for target in PHASES for mode in MODES}
+
+
+@pytest.mark.parametrize("number", range(len(LIVES)))
+def test_every_row_once_after_sigkills(number: int, job: CrashJob, older: CrashJob) -> None:
+    """Killed, gone on with, killed again, to the end: each row once, nothing committed scored again."""
+    mode, rng = MODES[number % len(MODES)], random.Random(f"life {number}")
+    if LIVES[number][0].point.phase in EARLY:
+        # It makes its store itself.
+        job.database.unlink()
+    if mode != "error":
+        shutil.copytree(older.output.parent, job.output.parent, dirs_exist_ok=True)
+    life = Life(job=job.but(mode=mode), suite="instants", before=() if mode == "error" else older.inputs)
+    for blow in LIVES[number]:
+        struck = life.strike(blow.target, blow.point, case=f"{blow.target}, {mode}", seed=blow.seed)
+        if struck.hit and struck.look.state == "committing":
+            point = Point(phase=rng.choice(("start", "again", "again")), delay=rng.uniform(0, 0.03))
+            life.strike(rng.choice(("worker", "group")), point, case=f"recovery, {mode}", seed=blow.seed)
+    life.finish(again=number < len(MODES))

@@ -9,17 +9,18 @@ import pytest
 
 from tests import checker
 from tests.crash.rig import syscalls
-from tests.crash.rig.job import SUCCESS, CrashJob, new_job, once, write_inputs
+from tests.crash.rig.job import SUCCESS, CrashJob, once
 from tests.crash.rig.strike import check
 
 
 @pytest.mark.parametrize("mode", ["error", "overwrite", "append"])
-def test_everything_is_durable_before_it_is_visible(mode: str, job: CrashJob, tmp_path: Path) -> None:
+def test_everything_is_durable_before_it_is_visible(
+    mode: str, job: CrashJob, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     """At each rename that publishes, the content and the names below are synced already; then the name itself."""
     before: tuple[Path, ...] = ()
     if mode != "error":
-        older = new_job(tmp_path / "older", write_inputs(tmp_path / "older-in", rows=(1500, 800), first=70), sleep=0.0)
-        assert once(older).code in SUCCESS
+        older: CrashJob = request.getfixturevalue("older")
         shutil.copytree(older.output.parent, job.output.parent, dirs_exist_ok=True)
         before = older.inputs
     job, log = job.but(mode=mode, sleep=0.0), tmp_path / "strace.log"

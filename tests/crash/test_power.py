@@ -7,7 +7,7 @@ import json
 import os
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,12 +15,14 @@ import pytest
 from tests import checker
 from tests.crash.rig import ledger, mounts, record, tree
 from tests.crash.rig.again import rescored
-from tests.crash.rig.job import CrashJob, ended, new_job, start
+from tests.crash.rig.job import new_job
 from tests.crash.rig.ledger import FINISHED, Look, Window
-from tests.crash.rig.strike import finish_and_check
+from tests.crash.rig.life import Life
+from tests.crash.rig.strike import Point
 
 SEEDS = int(os.environ.get("TIDEMILL_CRASH_SEEDS", "20"))
-PHASES = ("running", "committing", "running", "planning", "ended", "running", "committing")
+PHASES = ("planning", "running", "running", "committing", "ended")
+"""So the seeds that share a job cut its power: each cut befalls the run that goes on after the one before."""
 
 
 @pytest.fixture
@@ -29,75 +31,87 @@ def disk(tmp_path: Path) -> Iterator[mounts.Disk]:
         yield made
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
-def test_power_cut(seed: int, disk: mounts.Disk, tmp_path: Path, inputs: tuple[Path, ...]) -> None:
-    """What the store had acknowledged is there after the cut, and the same command ends the job."""
-    rng, phase = random.Random(f"power {seed}"), PHASES[seed % len(PHASES)]
+@pytest.mark.parametrize("first", range(0, SEEDS, len(PHASES)))
+def test_power_cuts(first: int, disk: mounts.Disk, tmp_path: Path, inputs: tuple[Path, ...]) -> None:
+    """What the store had acknowledged is there after each cut, and the same command ends the job."""
+    rng = random.Random(f"power {first}")
     job = new_job(disk.path, inputs, logs=tmp_path / "logs", sleep=0.01)
     job.logs.mkdir()
+    life, cuts = Life(job=job, suite="power"), []
+    chunks = iter(sorted(rng.sample(range(1, 24), PHASES.count("running"))))
     try:
-        acknowledged = _cut(job, disk, tmp_path / "cut.img", rng, phase)
-        disk.swap(tmp_path / "cut.img")
-        _check_cut(job, acknowledged)
-        runs = finish_and_check(job, 1)
-        cost = rescored(job, acknowledged, range(1, runs))
+        for seed, phase in enumerate(PHASES, start=first):
+            point = Point(phase=phase, chunks_done=next(chunks) if phase == "running" else 0, delay=0)
+            cuts.append(_cut(life, disk, tmp_path / f"cut-{seed}.img", point))
+            disk.swap(tmp_path / f"cut-{seed}.img")
+            _check_cut(life, cuts[-1], f"seed {seed}, {point}")
+        life.finish()
+        _judge(life, cuts, first)
     finally:
         tree.end_all(job.mark)
-    record.write(
-        record.Kill(
-            suite="power",
-            case="cut",
-            seed=seed,
-            point=phase,
-            target="everything",
-            state=acknowledged.state,
-            hit=None if phase == "ended" else acknowledged.live,
-            chunks_total=acknowledged.chunks_total,
-            chunks_done=len(acknowledged.committed),
-            scored_again=cost.again,
-            scored_after=cost.after,
-            runs=runs,
-        )
-    )
-    assert not cost.again, f"{cost.again} chunks that were acknowledged were scored again"
 
 
-def _cut(job: CrashJob, disk: mounts.Disk, copy: Path, rng: random.Random, phase: str) -> Look:
-    """Stop every process of the job at an instant, note what its store says, copy the image, kill all."""
-    process = start(job, 0)
-    with Window(job.database) as window:
-        chunks = rng.randrange(1, 24) if phase == "running" else 0
-        window.wait(phase, running=lambda: process.poll() is None, chunks_done=chunks)
-        if phase == "ended":
-            ended(job, 0, process)
-        for pid in tree.marked(job.mark):
+def _cut(life: Life, disk: mounts.Disk, copy: Path, point: Point) -> Look:
+    """Stop every process of the job at an instant of its next run, note what its store says, copy the image, kill
+    all."""
+    if point.phase == "ended":
+        life.run()
+    with Window(life.job.database) as window:
+        if point.phase != "ended":
+            life.reach(window, "worker", point)
+        for pid in tree.marked(life.job.mark):
             os.kill(pid, signal.SIGSTOP)
         acknowledged = window.look(chunks=True)
         disk.cut(copy)
-    tree.end_all(job.mark)
-    process.wait(timeout=20)
+    tree.end_all(life.job.mark)
+    life.end()
+    life.over = False
     return acknowledged
 
 
-def _check_cut(job: CrashJob, acknowledged: Look) -> None:
+def _judge(life: Life, cuts: Sequence[Look], first: int) -> None:
+    """Records of the cuts. No chunk that was acknowledged at one went through the model after it."""
+    for run, (phase, acknowledged) in enumerate(zip(PHASES, cuts, strict=True)):
+        cost = rescored(life.job, acknowledged, range(run + 1, life.runs))
+        record.write(
+            record.Kill(
+                suite="power",
+                case="cut",
+                seed=first + run,
+                point=phase,
+                target="everything",
+                state=acknowledged.state,
+                hit=None if phase == "ended" else acknowledged.live,
+                recovery=run > 0,
+                chunks_total=acknowledged.chunks_total,
+                chunks_done=len(acknowledged.committed),
+                scored_again=cost.again,
+                scored_after=cost.after,
+                runs=life.runs,
+            )
+        )
+        assert not cost.again, f"{cost.again} chunks that were acknowledged at {phase} were scored again"
+
+
+def _check_cut(life: Life, acknowledged: Look, when: str) -> None:
     """Nothing that was acknowledged is lost, and no manifest stands without its files."""
-    left = ledger.look(job.database)
+    job, left = life.job, ledger.look(life.job.database)
     if acknowledged.job_id:
-        assert left.job_id == acknowledged.job_id, f"acknowledged {acknowledged}, after the cut {left}"
-        assert left.phase >= acknowledged.phase, f"acknowledged {acknowledged}, after the cut {left}"
-        assert left.committed >= acknowledged.committed, f"lost {acknowledged.committed - left.committed}"
+        assert left.job_id == acknowledged.job_id, f"acknowledged {acknowledged}, after the cut {left}: {when}"
+        assert left.phase >= acknowledged.phase, f"acknowledged {acknowledged}, after the cut {left}: {when}"
+        assert left.committed >= acknowledged.committed, f"lost {acknowledged.committed - left.committed}: {when}"
     if checker.manifest_path(job.output).exists():
         checker.check_manifest(job.output, checker.read_manifest(job.output))
     if left.state in FINISHED:
         assert checker.manifest_path(job.output).exists(), f"{left.state}, but there is no manifest"
     if left.state == "running":
-        _check_parts(job, left)
+        _check_parts(life, left)
 
 
-def _check_parts(job: CrashJob, left: Look) -> None:
+def _check_parts(life: Life, left: Look) -> None:
     """Every committed chunk's parts are whole."""
-    staging = ledger.staging(job.database, left.job_id)
-    for receipt in ledger.receipts(job.database, left.job_id).values():
+    staging = ledger.staging(life.job.database, left.job_id)
+    for receipt in ledger.receipts(life.job.database, left.job_id).values():
         for part in json.loads(receipt)["parts"]:
             data = (staging / part["name"]).read_bytes()
             assert hashlib.sha256(data).hexdigest() == part["sha256"], f"{part['name']} is not what was committed"

@@ -5,114 +5,138 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.crash.rig import record, strace
-from tests.crash.rig.job import SUCCESS, CrashJob, new_job, once, write_inputs
-from tests.crash.rig.strike import Struck, check_visible, finish_and_check, judge, strike_call
+from tests.crash.rig import record, strace, tree
+from tests.crash.rig.job import SUCCESS, CrashJob, new_job, write_inputs
+from tests.crash.rig.life import Life
 
 ALL = os.environ.get("TIDEMILL_CRASH_ALL_POINTS") == "1"
 CALLS = ("rename", "renameat2", "fsync", "fdatasync", "pwrite64", "unlink", "unlinkat", "rmdir", "link", "ftruncate")
 BEGINS = re.compile(r"rename\(.*/out/\.?manifest\.json")
 """The step with which publishing begins: the manifest is staged."""
-DATA = re.compile(r'renameat2\(.*/out/data".*/scores"')
-"""The data gets its place."""
+MOVE = re.compile(r'renameat2\(.*/out/(data|rejected|manifest\.json)".*/scores')
+"""Something gets its place: a run that finds it there does not make this call again."""
 MODES = ("error", "overwrite", "append")
-CORE = ("renameat2",)
-"""Calls that are all tried in `make test` too; of the others one in 40."""
+ROWS = (1300, 1200)
+"""Three chunks: what is published is the same, however much it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """The calls of publishing, in order."""
+
+    first: tuple[strace.Made, ...]
+    """Of a run that has scored all."""
+    again: tuple[strace.Made, ...]
+    """Of the whole run that completes what was killed as it was about to move the data."""
 
 
 @pytest.fixture(scope="module")
-def older(tmp_path_factory: pytest.TempPathFactory) -> CrashJob:
-    """A finished output that is replaced or extended."""
-    folder = tmp_path_factory.mktemp("older")
-    job = new_job(folder, write_inputs(folder / "in", rows=(1500, 800), first=70), sleep=0.0)
-    assert once(job).code in SUCCESS
-    return job
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+    return tuple(write_inputs(tmp_path_factory.mktemp("small"), rows=ROWS))
 
 
-def _make(folder: Path, inputs: tuple[Path, ...], older: CrashJob, mode: str) -> CrashJob:
-    job = new_job(folder, inputs, mode=mode, sleep=0.0)
-    if mode != "error":
-        shutil.copytree(older.output.parent, job.output.parent, dirs_exist_ok=True)
-    return job
+class Places:
+    """Makes jobs whose output has something to replace or extend, by their mode."""
+
+    def __init__(self, folder: Path, inputs: tuple[Path, ...], older: CrashJob, store: Path) -> None:
+        self.folder, self.inputs, self.older, self.store = folder, inputs, older, store
+
+    def life(self, name: str, mode: str) -> Life:
+        job = new_job(self.folder / name, self.inputs, store=self.store, mode=mode, sleep=0.0)
+        if mode == "error":
+            return Life(job=job, suite="publish")
+        shutil.copytree(self.older.output.parent, job.output.parent, dirs_exist_ok=True)
+        return Life(job=job, suite="publish", before=self.older.inputs)
+
+    def steps(self, mode: str) -> Steps:
+        """Traced, not disturbed; the second run after a blow at the first move."""
+        first = _traced(self.life("clean", mode))
+        first = first[next(i for i, made in enumerate(first) if BEGINS.search(made.text)) :]
+        move = next(made for made in first if MOVE.search(made.text))
+        life = self.life("again", mode)
+        struck = life.strike_call(move.call, move.n, case=mode)
+        assert struck.hit and struck.look.state == "committing", struck
+        assert list(life.job.output.parent.glob(".scores.tidemill/*/journal.json"))
+        return Steps(first=tuple(first), again=tuple(_traced(life)))
 
 
-def _traced(job: CrashJob, run: int) -> list[strace.Made]:
+@pytest.fixture
+def places(tmp_path: Path, small: tuple[Path, ...], older: CrashJob, store: Path) -> Places:
+    return Places(tmp_path, small, older, store)
+
+
+def _traced(life: Life) -> list[strace.Made]:
     """The calls of an undisturbed run."""
-    log = job.logs / "clean.strace"
-    ran = once(job, run, prefix=strace.prefix(log, CALLS))
+    log = life.job.logs / "clean.strace"
+    ran = life.run(prefix=strace.prefix(log, CALLS))
     assert ran.code in SUCCESS, ran
+    assert not tree.marked(life.job.mark)
     return list(strace.read(log))
 
 
-def _at(made: Sequence[strace.Made], step: re.Pattern[str]) -> int:
-    return next(i for i, each in enumerate(made) if step.search(each.text))
+def lives(steps: Steps) -> Iterator[tuple[strace.Made, list[int]]]:
+    """Where the first blow falls on each job, and at which positions of a run that completes it later ones do.
 
-
-@pytest.mark.timeout(1500 if ALL else 300)
-@pytest.mark.parametrize("mode", MODES)
-def test_killed_at_every_step_of_publishing(
-    mode: str, inputs: tuple[Path, ...], older: CrashJob, tmp_path: Path
-) -> None:
-    """Readers see nothing or old, then all of the new; the same command completes it, once."""
-    made = _traced(_make(tmp_path / "clean", inputs[:2], older, mode), 0)
-    every = made[_at(made, BEGINS) :]
-    others = [step for step in every if step.call not in CORE]
-    chosen = every if ALL else [step for step in every if step.call in CORE] + others[::40]
-    assert len(chosen) >= 4, every
-    committing = 0
-    for step in chosen:
-        job = _make(tmp_path / f"{step.call}-{step.n}", inputs[:2], older, mode)
-        blow = strike_call(job, 0, step.call, step.n)
-        committing += blow.look.state == "committing"
-        _completed(job, [blow], older, mode)
-    assert committing >= 2
-
-
-@pytest.mark.timeout(6000 if ALL else 300)
-@pytest.mark.parametrize("mode", MODES)
-def test_the_recovery_of_publishing_is_killed_at_its_steps(
-    mode: str, inputs: tuple[Path, ...], older: CrashJob, tmp_path: Path
-) -> None:
-    """The first run dies as it is about to rename the data, the second at each of its own steps.
-
-    In `make test` at two steps: when the second run has the data in place, and one after that.
+    In `make test`: as the journal gets its name, at a move, at the last one, after that; then two, between those of
+    the other jobs. In `make test-long` every step is met, in a first run and in one that completes it.
     """
-    made = _traced(_make(tmp_path / "clean", inputs[:2], older, mode), 0)
-    rename = made[_at(made, DATA)]
-    again = _make(tmp_path / "again", inputs[:2], older, mode)
-    _struck_at_rename(again, rename)
-    every = _traced(again, 1)
-    placed = _at(every, DATA) + 1
-    chosen = every if ALL else [every[placed], every[(placed + len(every)) // 2]]
-    hit = 0
-    for step in chosen:
-        job = _make(tmp_path / f"{step.call}-{step.n}", inputs[:2], older, mode)
-        blows = [_struck_at_rename(job, rename), strike_call(job, 1, step.call, step.n)]
-        _completed(job, blows, older, mode)
-        hit += blows[1].hit
-    assert hit >= record.LEAST_HIT * len(chosen), f"{hit} of {chosen} were reached"
+    moves = _moves(steps.first)
+    unfinished, finished = steps.first[: moves[-1] + 1], steps.first[moves[-1] + 1 :]
+    if ALL:
+        for i in range(max(len(unfinished), len(steps.again))):
+            yield unfinished[i % len(unfinished)], [i % len(steps.again)]
+        yield from ((step, []) for step in finished)
+        return
+    begin = next(i for i, made in enumerate(steps.again) if BEGINS.search(made.text))
+    left = len(steps.again) - begin
+    for number, first in enumerate((moves[0] - 2, moves[1], moves[-1])):
+        yield unfinished[first], [begin + left * (3 * k + number) // 6 for k in range(2)]
+    yield finished[1], []
 
 
-def _struck_at_rename(job: CrashJob, rename: strace.Made) -> Struck:
-    """Everything is staged and in the store, and nothing is in place."""
-    blow = strike_call(job, 0, rename.call, rename.n)
-    assert blow.hit and blow.look.state == "committing", blow
-    assert list(job.output.parent.glob(".scores.tidemill/*/journal.json"))
-    return blow
+def number_of(steps: Sequence[strace.Made], position: int, done: int) -> int:
+    """Which of its calls of that name a step is for a run that finds those moves made that come before `done`."""
+    call = steps[position].call
+    return steps[position].n - sum(steps[i].call == call for i in _moves(steps) if i < min(done, position))
 
 
-def _completed(job: CrashJob, blows: list[Struck], older: CrashJob, mode: str) -> None:
-    """What readers see after the last blow, and that the same command completes the job and scores nothing twice."""
-    before = older.inputs if mode != "error" else ()
-    last = blows[-1]
-    try:
-        check_visible(job, last.look.state, before)
-        runs = finish_and_check(job, len(blows), before=before)
-        judge(job, blows, mode, int(str(last.point).split()[1]), runs, suite="publish")
-    except AssertionError as problem:
-        raise AssertionError(f"killed at {last.point} while {last.look.state}: {problem}") from problem
+def _moved(steps: Steps, step: strace.Made) -> int:
+    """Up to where, in a run that completes what was killed at a step of a first run, the moves are made already."""
+    made = sum(i < steps.first.index(step) for i in _moves(steps.first))
+    return _moves(steps.again)[made - 1] + 1 if made else 0
+
+
+def _moves(steps: Sequence[strace.Made]) -> list[int]:
+    return [i for i, made in enumerate(steps) if MOVE.search(made.text)]
+
+
+@pytest.mark.timeout(9000 if ALL else 300)
+@pytest.mark.parametrize("mode", MODES)
+def test_killed_at_steps_of_publishing(mode: str, places: Places) -> None:
+    """The first run dies at a step, and so do two that complete it, the second one further on. Readers see nothing or
+    old, then all of the new; the last run completes it, once."""
+    steps = places.steps(mode)
+    last = _moves(steps.again)[-1]
+    committing, hits = 0, []
+    for number, (step, positions) in enumerate(lives(steps)):
+        life = places.life(f"{number}", mode)
+        blow = life.strike_call(step.call, step.n, case=mode)
+        committing += blow.look.state == "committing"
+        hits.append(blow.hit)
+        done = _moved(steps, step)
+        for position in positions:
+            # Who finds the manifest in place makes none of the calls that would come before.
+            if done <= last and not life.over:
+                n = number_of(steps.again, position, done)
+                hits.append(life.strike_call(steps.again[position].call, n, case=f"{mode}, again").hit)
+                done = position
+        life.finish()
+    assert committing >= 2
+    assert len(hits) >= 8
+    assert sum(hits) >= record.LEAST_HIT * len(hits), f"{sum(hits)} of {len(hits)} were reached"

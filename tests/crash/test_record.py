@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
 
-from tests.crash.rig.record import Kill, describe, faults
+import pytest
+
+from tests.crash.rig import record
+from tests.crash.rig.record import SUITES, Kill, describe, faults
 
 
 def _kills(suite: str, count: int, *, hits: int) -> Iterator[Kill]:
@@ -49,3 +55,10 @@ def test_work_done_twice_is_said() -> None:
     everything, one = faults([_kill(chunks_total=5, chunks_done=3, scored_after=5, scored_again=1)])
     assert everything.startswith("everything was scored again")
     assert one.startswith("1 committed chunks were scored again")
+
+
+def test_a_suite_that_left_few_records_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kills = [kill for suite in SUITES[1:] for kill in _kills(suite, 20 if suite != "power" else 19, hits=20)]
+    (tmp_path / "crash.json").write_text(json.dumps([asdict(kill) for kill in kills]))
+    monkeypatch.setattr(record, "BUILD", tmp_path)
+    assert record.scarce() == ["instants: 0", "power: 19"]

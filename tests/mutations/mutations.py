@@ -30,7 +30,7 @@ def _one(file: str, old: str, new: str) -> tuple[Edit, ...]:
 
 CRASH = "tests/crash"
 ORDER = f"{CRASH}/test_order.py::test_everything_is_durable_before_it_is_visible"
-FAULT = f"{CRASH}/test_faults.py::test_a_call_fails"
+FAULT = f"{CRASH}/test_faults.py::test_calls_fail"
 
 MUTATIONS = (
     Mutation(
@@ -56,7 +56,7 @@ MUTATIONS = (
             "                os.fsync(self._fd)\n",
             "                with suppress(OSError):\n                    os.fsync(self._fd)\n",
         ),
-        test=f"{FAULT}[part-synced]",
+        test=f"{FAULT}[parts]",
         because=r"not refused: Ran\(code=3,",
     ),
     Mutation(
@@ -67,7 +67,7 @@ MUTATIONS = (
             "        with suppress(OSError):\n            os.fsync(fd)\n    finally:\n        os.close(fd)\n\n\n"
             "def fsync_file",
         ),
-        test=f"{FAULT}[data-published]",
+        test=f"{FAULT}[output]",
         because=r"not refused: Ran\(code=3,",
     ),
     Mutation(
@@ -77,7 +77,7 @@ MUTATIONS = (
             'raised after all was published: %s", self.job.id, exc)\n            self._publish()\n',
             'raised after all was published: %s", self.job.id, exc)\n            self._succeed(published)\n',
         ),
-        test=f"{FAULT}[manifest-published]",
+        test=f"{FAULT}[published]",
         because="refused, but the store says succeeded",
     ),
     Mutation(
@@ -120,7 +120,7 @@ MUTATIONS = (
     Mutation(
         name="store_not_synchronous",
         edits=_one("stores/sql/sqlite.py", "synchronous = FULL", "synchronous = OFF"),
-        test=f"{CRASH}/test_power.py::test_power_cut[0]",
+        test=f"{CRASH}/test_power.py::test_power_cuts[0]",
         because=r"AssertionError: (acknowledged Look\(|lost frozenset\()",
     ),
     Mutation(
@@ -148,7 +148,7 @@ MUTATIONS = (
                 new=".where(held_by(lease))",
             ),
         ),
-        test=f"{CRASH}/test_freeze.py::test_a_worker_that_lost_its_job_changes_nothing[1]",
+        test=f"{CRASH}/test_freeze.py::test_workers_that_lost_their_job_change_nothing[0]",
         because="the one that lost the job changed the store",
     ),
     Mutation(
@@ -170,8 +170,8 @@ MUTATIONS = (
     Mutation(
         name="committed_parts_swept",
         edits=_one("engine/worker.py", 'split(".")[:2]) in ledger', 'split(".")[:2]) in ()'),
-        test=f"{FAULT}[part-synced]",
-        because="The committed part .* is gone",
+        test=f"{FAULT}[parts]",
+        because=r"assert not \['parts/\d+",
     ),
     Mutation(
         name="committed_chunks_scored_again",
@@ -180,7 +180,7 @@ MUTATIONS = (
             "            yield from range(start, first)\n",
             "            yield from range(start, stop)\n",
         ),
-        test=f"{FAULT}[part-synced]",
+        test=f"{FAULT}[parts]",
         because="a chunk was committed twice",
     ),
     Mutation(
@@ -203,7 +203,7 @@ MUTATIONS = (
             "        if len(good):\n            whole =",
             "        good = good[1:]\n        if len(good):\n            whole =",
         ),
-        test=f"{FAULT}[claim-synced]",
-        because=r"error Chunk \d+: 500 rows planned, ",
+        test=f"{FAULT}[parts]",
+        because=r"error Chunk \d+: 200 rows planned, ",
     ),
 )

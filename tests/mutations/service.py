@@ -87,7 +87,7 @@ SERVICE_MUTATIONS = (
     Mutation(
         name="service_store_not_synchronous",
         edits=_one("stores/sql/sqlite.py", "synchronous = FULL", "synchronous = OFF"),
-        test=f"{CRASH}/test_power_service.py::test_power_cut_after_an_answer[job]",
+        test=f"{CRASH}/test_power_service.py::test_power_cuts_after_answers",
         because="acknowledged, and lost",
     ),
 )

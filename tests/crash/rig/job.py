@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import uuid
@@ -57,6 +58,7 @@ class CrashJob:
     mode: str = "error"
     sleep: float = 0.02
     rows_per_chunk: int = ROWS_PER_CHUNK
+    batch_rows: int = BATCH_ROWS
     keep: str = "file_no,row_no,note"
     extra: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
@@ -77,7 +79,7 @@ class CrashJob:
         return [
             *tidemill("run", self.model, *map(str, self.inputs)),
             *("-o", str(self.output), "--scorers", str(self.scorers), "--mode", self.mode),
-            *("--rows-per-chunk", str(self.rows_per_chunk), "--batch-rows", str(BATCH_ROWS)),
+            *("--rows-per-chunk", str(self.rows_per_chunk), "--batch-rows", str(self.batch_rows)),
             *("--keep", self.keep, "--max-rejected", "none", *self.extra),
         ]
 
@@ -102,12 +104,16 @@ class CrashJob:
         return replace(self, **changes)  # type: ignore[arg-type]
 
 
-def new_job(folder: Path, inputs: Sequence[Path], **changes: object) -> CrashJob:
-    """A job with a fresh home and output under `folder`."""
+def new_job(folder: Path, inputs: Sequence[Path], *, store: Path | None = None, **changes: object) -> CrashJob:
+    """A job with a fresh home and output under `folder`. Its store is a copy of `store`, or yet to be made."""
     for name in ("home", "place", "logs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     job = CrashJob(inputs=tuple(inputs), home=folder / "home", output=folder / "place" / "scores", logs=folder / "logs")
-    return job.but(**changes)
+    job = job.but(**changes)
+    if store is not None:
+        job.home.mkdir(exist_ok=True)
+        shutil.copyfile(store, job.database)
+    return job
 
 
 def tidemill(*words: str) -> list[str]:
@@ -161,10 +167,3 @@ def then_done(job: CrashJob, run: int) -> Ran:
     if ran.code not in SUCCESS:
         raise AssertionError(f"run {run} did not end the job: exit {ran.code}\n{ran.stdout}\n{ran.stderr}")
     return ran
-
-
-def say(*words: str, home: Path) -> Ran:
-    """Another tidemill command on a home."""
-    environment = {**os.environ, "PYTHONPATH": f"{SOURCE}:{MODELS}", "TIDEMILL_HOME": str(home)}
-    done = subprocess.run(tidemill(*words), env=environment, capture_output=True, text=True, timeout=120, check=False)
-    return Ran(code=done.returncode, stdout=done.stdout, stderr=done.stderr)

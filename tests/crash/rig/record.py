@@ -17,8 +17,10 @@ BUILD = Path(os.environ.get("TIDEMILL_CRASH_BUILD", ROOT / "build"))
 SCRAPS = BUILD / "crash.d"
 RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID") or f"{os.getpid()}"
 """Names the run of pytest: its processes keep their records together."""
-SUITES = ("instants", "calls", "publish", "freeze", "fault", "power")
+SUITES = ("instants", "calls", "publish", "freeze", "fault", "power", "determinism")
 """Those that every run of all tests must have written of."""
+FEWEST = 20
+"""So often each of them."""
 LEAST_HIT = 0.8
 ENOUGH = 10
 """So many kills of one suite can be judged; fewer were picked by hand."""
@@ -31,7 +33,7 @@ class Kill:
     """One kill and what came of it. None is what was not measured."""
 
     suite: str
-    """"instants", "calls", "publish", "freeze", "fault", "power"."""
+    """One of `SUITES`, or "outputs"."""
     case: str
     """The test's own name for what it tried."""
     seed: int
@@ -86,11 +88,12 @@ def report() -> list[str]:
     return wrong
 
 
-def silent() -> list[str]:
-    """Suites of which crash.json holds nothing."""
+def scarce() -> list[str]:
+    """Suites of which crash.json holds too little, as "suite: count"."""
     path = BUILD / "crash.json"
     kills = json.loads(path.read_text()) if path.exists() else []
-    return sorted(set(SUITES) - {kill["suite"] for kill in kills})
+    counts = Counter(kill["suite"] for kill in kills)
+    return [f"{suite}: {counts[suite]}" for suite in SUITES if counts[suite] < FEWEST]
 
 
 def describe(kills: Sequence[Kill]) -> str:

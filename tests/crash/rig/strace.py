@@ -86,9 +86,24 @@ class Stops:
         while self._count() <= self.seen:
             if self.tracer.poll() is not None:
                 return False
-            time.sleep(0.002)
+            time.sleep(0.01)
         self.seen += 1
         return True
+
+    def wait_for(self, call: re.Pattern[str]) -> bool:
+        """Go on until it is stopped after such a call; False if the command ended instead."""
+        while self.wait():
+            made = [line for line in self.log.read_text(errors="replace").splitlines() if not line.startswith("---")]
+            if call.search(made[-1]):
+                return True
+            self.go_on()
+        return False
+
+    def go_on_to_the_end(self) -> None:
+        """From now on no stop lasts."""
+        self.go_on()
+        while self.wait():
+            self.go_on()
 
     def _count(self) -> int:
         return self.log.read_text(errors="replace").count("stopped by SIGSTOP") if self.log.exists() else 0

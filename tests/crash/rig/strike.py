@@ -1,39 +1,25 @@
-"""One kill of one run: wait for the point, kill, look at what is left."""
+"""What a blow is aimed at and what it hit; what must hold of a job that was hit."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests import checker
-from tests.crash.rig import ledger, strace, tree
-from tests.crash.rig.job import SUCCESS, CrashJob, Ran, ended, once, start, then_done
-from tests.crash.rig.ledger import Look, Window
+from tests.crash.rig import ledger, tree
+from tests.crash.rig.job import CrashJob, then_done
+from tests.crash.rig.ledger import Look
 from tests.crash.rig.record import Kill, write
-
-SIGHTS = {
-    "store": "home/tidemill.db",
-    "claim": "place/.scores.tidemill.claim",
-    "listed": "place/.scores.tidemill/*/plan/files.arrow",
-    "planned": "place/.scores.tidemill/*/plan/plan.json",
-    "scored": "place/.scores.tidemill/*/parts/*",
-    "assembled": "place/.scores.tidemill/*/out/data",
-    "journalled": "place/.scores.tidemill/*/journal.json",
-    "shown": "place/scores",
-}
-"""What can be seen of a job from outside, in the order in which it comes; where, below the job's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
     """An instant: so long after something was seen.
 
-    "start": the command was started; "again": this run has the job; one of `SIGHTS`; or the job came to a phase.
+    "start": the command was started; "again": this run has the job; one of `life.SIGHTS`; or this run has got the job
+    to a phase.
     """
 
     phase: str
@@ -47,8 +33,11 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Struck:
-    """What a kill hit."""
+    """What a blow hit."""
 
+    case: str
+    """The test's own name for what it tried."""
+    seed: int
     target: str
     point: Point | str
     look: Look
@@ -56,83 +45,10 @@ class Struck:
     run: int
     log_bytes: int
     """Length of this run's log of predict calls when the blow fell."""
-    ran: Ran
 
-
-def strike(job: CrashJob, run: int, target: str, point: Point) -> Struck:
-    """Start the command, kill the target at the point, wait until the command has ended."""
-    epoch = ledger.look(job.database).epoch
-    process = start(job, run)
-    with Window(job.database) as window:
-        _wait(job, process, window, point, epoch)
-        before = window.look(chunks=True)
-        running = process.poll() is None
-        pid = tree.kill(process.pid, target) if running else None
-        struck_bytes = log_bytes(job, run)
-        ran = ended(job, run, process)
-        whole = target in ("worker", "group")
-        seen = window.look(chunks=True) if whole else before
-    if whole:
-        nobody_left(job)
-        struck_bytes = log_bytes(job, run)
-    hit = pid is not None and (seen if whole else before).phase < ledger.PHASES.index("ended")
-    return Struck(target=target, point=point, look=seen, hit=hit, run=run, log_bytes=struck_bytes, ran=ran)
-
-
-def strike_call(job: CrashJob, run: int, call: str, n: int) -> Struck:
-    """Start the command; the worker dies as it enters its N-th call of that name."""
-    log = job.logs / f"kill.{run}.strace"
-    ran = once(job, run, prefix=strace.prefix(log, [call], f"{call}:signal=KILL:when={n}"))
-    return _struck(job, run, f"{call} {n}", ran, hit=strace.killed(log))
-
-
-def strike_between_commits(job: CrashJob, run: int, chunks_done: int) -> Struck:
-    """Start the command; the worker dies when so many chunks are committed, or a few more: two commits, each of
-    what its scorers can hold twice.
-
-    It hands out chunks slowly, so that there are several commits, and is stopped each time it has synced the
-    store, so that it cannot run past the point, however fast the model is.
-    """
-    stops = stopping(job, run, "fdatasync", "1+", "sendmsg:delay_enter=100000")
-    with Window(job.database) as window:
-        while stops.wait() and window.look().chunks_done < chunks_done:
-            stops.go_on()
-    if stops.tracer.poll() is None:
-        os.kill(stops.worker, signal.SIGKILL)
-    ran = ended(job, run, stops.tracer)
-    return _struck(job, run, f"{chunks_done} chunks", ran, hit=strace.killed(stops.log))
-
-
-def stopping(job: CrashJob, run: int, call: str, when: str, *inject: str) -> strace.Stops:
-    """Start the command; its worker is stopped after the calls of that name that `when` says."""
-    log, stop = job.logs / f"stop.{run}.strace", f"{call}:signal=STOP:when={when}"
-    calls = [call, *(each.partition(":")[0] for each in inject)]
-    tracer = start(job, run, prefix=strace.prefix(log, calls, stop, *inject))
-    return strace.Stops(tracer=tracer, log=log)
-
-
-def _struck(job: CrashJob, run: int, point: str, ran: Ran, *, hit: bool) -> Struck:
-    """Of a worker that is dead."""
-    nobody_left(job)
-    look = ledger.look(job.database)
-    return Struck(target="worker", point=point, look=look, hit=hit, run=run, log_bytes=log_bytes(job, run), ran=ran)
-
-
-def _wait(job: CrashJob, process: subprocess.Popen[str], window: Window, point: Point, epoch: int) -> None:
-    def running() -> bool:
-        return process.poll() is None
-
-    if point.phase in ledger.PHASES:
-        window.wait(point.phase, running=running, chunks_done=point.chunks_done)
-    while running() and not _is_seen(job, window, point.phase, epoch):
-        time.sleep(0.001)
-    time.sleep(point.delay)
-
-
-def _is_seen(job: CrashJob, window: Window, phase: str, epoch: int) -> bool:
-    if phase == "again":
-        return window.look().epoch > epoch
-    return phase not in SIGHTS or any(job.home.parent.glob(SIGHTS[phase]))
+    def __str__(self) -> str:
+        found = f"{self.look.state} with {len(self.look.committed)} chunks" if self.hit else "missed"
+        return f"{self.case}, seed {self.seed}: {self.target} in run {self.run} at {self.point}, {found}"
 
 
 def nobody_left(job: CrashJob, known: Sequence[int] = ()) -> None:
@@ -171,10 +87,8 @@ def chunk_of(job: CrashJob) -> dict[tuple[int, int], int]:
     return dict(zip(keys, numbers, strict=True))
 
 
-def judge(
-    job: CrashJob, blows: Sequence[Struck], case: str, seed: int, runs: int, *, suite: str = "instants"
-) -> list[Kill]:
-    """Records of the blows: what each cost in chunks scored again. None of them may be one that was committed."""
+def judge(job: CrashJob, blows: Sequence[Struck], runs: int, *, suite: str) -> list[Kill]:
+    """Records of the blows: what was scored after each. None of that may have been committed when it fell."""
     where = chunk_of(job)
     kills = []
     for blow in blows:
@@ -183,8 +97,8 @@ def judge(
             later |= {where[key] for key in scored(job, run)}
         kill = Kill(
             suite=suite,
-            case=case,
-            seed=seed,
+            case=blow.case,
+            seed=blow.seed,
             point=str(blow.point),
             target=blow.target,
             state=blow.look.state,
@@ -215,24 +129,16 @@ def check_visible(job: CrashJob, state: str, before: tuple[Path, ...]) -> None:
     return None
 
 
-def finish_and_check(job: CrashJob, runs: int, *, before: tuple[Path, ...] = (), again: bool = False) -> int:
-    """Run once more, which must end the job, and check everything. Gives how many runs there were in all.
-
-    With `again` the same command is run yet once more: it must change nothing.
-    """
+def finish_and_check(job: CrashJob, runs: int) -> int:
+    """Run once more, which must end the job, and check everything. Gives how many runs there were in all."""
     then_done(job, runs)
-    first = check(job, before)
-    if again:
-        ran = once(job, runs + 1)
-        assert ran.code in SUCCESS, ran
-        assert "up to date" in (ran.stdout + ran.stderr).lower(), ran
-        assert check(job, before) == first
+    check(job)
     return runs + 1
 
 
-def check(job: CrashJob, before: tuple[Path, ...] = ()) -> checker.Published:
-    """The checker's word on a finished job."""
-    kept = before if job.mode == "append" else ()
-    found = checker.check(job.inputs, job.output, before=kept)
+def check(job: CrashJob, before: tuple[Path, ...] = (), *, values: bool = True) -> checker.Published:
+    """The checker's word on a finished job. Without `values` its model is no function of the row key."""
+    older = before if job.mode == "append" else ()
+    found = checker.check(job.inputs, job.output, before=older, kept=job.keep.split(","), values=values)
     checker.check_store(job.database, job.output)
     return found
