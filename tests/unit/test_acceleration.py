@@ -32,10 +32,13 @@ def test_nulls_and_rare_values_are_among_the_rows_that_are_chosen() -> None:
     words[12_345] = "rare"
     numbers: list[float | None] = [1.0] * rows
     numbers[23_456] = None
-    batch = pa.RecordBatch.from_pydict({"word": words, "number": numbers, "coded": pa.array(words).dictionary_encode()})
+    few, many = np.zeros(rows, int), np.arange(rows)
+    few[17_171] = 3
+    columns = {"word": words, "number": numbers, "coded": pa.array(words).dictionary_encode(), "few": few, "many": many}
+    batch = pa.RecordBatch.from_pydict(columns)
     chosen = choose(batch, 100)
     assert len(chosen) == len(set(chosen.tolist())) == 100
-    assert {12_345, 23_456} <= set(chosen.tolist())
+    assert {12_345, 17_171, 23_456} <= set(chosen.tolist())
     assert chosen.tolist() == sorted(chosen.tolist())
     assert chosen.max() > rows * 0.95
     assert choose(batch.slice(0, 40), 100).tolist() == list(range(40))
