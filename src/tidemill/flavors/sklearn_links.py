@@ -22,6 +22,10 @@ class Decided:
     probabilities: Array | None = None
 
 
+ROUNDING = 1e-15
+"""Of a probability."""
+
+
 class Link(ABC):
     """One model's way from sums to predictions."""
 
@@ -68,8 +72,10 @@ class Classes(Link):
         probabilities = None if self._probabilities is None else self._probabilities(sums)
         if self._threshold is not None and probabilities is not None:
             above = probabilities[:, 1] - self._threshold
-            # A probability moves by no more than a quarter of what its score moves.
-            return None if _any_near(above, slack) else Decided(values=above >= 0, probabilities=probabilities)
+            # A probability moves by no more than a quarter of what its score moves, and is rounded itself.
+            return (
+                None if _any_near(above, slack + ROUNDING) else Decided(values=above >= 0, probabilities=probabilities)
+            )
         if len(sums) == 1:
             return None if _any_near(sums[0], slack) else Decided(values=sums[0] > 0, probabilities=probabilities)
         near = np.count_nonzero(sums >= sums.max(axis=0) - slack)
