@@ -38,7 +38,9 @@ from sklearn.svm import LinearSVC, LinearSVR
 from tests.integration.real.data_sets import DATA_SETS
 from tidemill.engine.acceleration import choose, compare
 from tidemill.flavors import sklearn_columns, sklearn_linear
+from tidemill.flavors.coded import lookup_of
 from tidemill.flavors.sklearn import PickleFlavor
+from tidemill.kernels.library import NotCompilable
 from tidemill.kernels.linear import Codes, LinearKernel, Numbers, Table, Term
 from tidemill.ports.flavor import Model, Predicted
 from tidemill.testing.flavor import bits
@@ -376,6 +378,29 @@ def test_models_without_names(tmp_path: Path, kind: str) -> None:
     joblib.dump(model.fit(table.to_numpy(None if kind == "matrix" else object), y), tmp_path / "model.pkl")
     library, kernel = loaded(tmp_path / "model.pkl", features=list(table.columns))
     assert check(library, kernel, batch(table))
+
+
+def test_values_are_of_one_kind() -> None:
+    kinds: list[tuple[list[Any], str]] = [
+        ([np.str_("a"), "?", None, "a"], "text"),
+        ([np.int64(3), 4.5, float("nan"), -0.0, 0.0], "number"),
+        ([np.True_, False], "flag"),
+    ]
+    for met, kind in kinds:
+        found = lookup_of("x", met)
+        assert found.kind == kind
+        assert found.values.null_count == 0
+        codes = found.codes(found.values)
+        assert codes is not None
+        assert codes.codes[codes.places].tolist() == list(range(len(found.values)))
+        if found.unknown is not None:
+            strange = found.codes(found.unknown)
+            assert strange is not None and strange.codes[strange.places].tolist() == [len(found.values)]
+        missing = found.codes(found.missing)
+        assert missing is not None and missing.codes[missing.places].tolist() == [len(found.values) + 1]
+    for met in (["a", 1], [True, 2], [], [2**53]):
+        with pytest.raises(NotCompilable, match="'x'"):
+            lookup_of("x", met)
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.9])

@@ -81,7 +81,8 @@ def lookup_of(name: str, met: Sequence[Any]) -> Lookup:
 
     Raises NotCompilable for values that are not all of one kind.
     """
-    found = list(dict.fromkeys(each for each in met if each is not None and each == each))
+    plain = (each.item() if isinstance(each, np.generic) else each for each in met)
+    found = list(dict.fromkeys(each for each in plain if each is not None and each == each))
     kinds = {type(each) for each in found}
     if kinds == {str}:
         unknown = "?"
