@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from tidemill.domain.errors import InputUnreadable
 from tidemill.domain.plan import Block, InputFile, Segment
-from tidemill.ports.source import FileFacts, Rows, Source, UnreadRow
+from tidemill.ports.source import ENCODED, FileFacts, Rows, Source, UnreadRow
 from tidemill.sources.pinned import check_pinned, pinned
 
 MAX_BATCH_BYTES = 64 << 20
@@ -79,10 +79,15 @@ class BlockSource(Source):
     def read(
         self, segment: Segment, columns: Sequence[str], types: Mapping[str, str], batch_rows: int
     ) -> Iterator[Rows]:
-        return pinned(segment.file, self._read(segment, list(columns), batch_rows))
+        encoded = [name for name in columns if types.get(name) == ENCODED] if self.encodes else []
+        return pinned(segment.file, self._read(segment, list(columns), batch_rows, encoded))
 
-    def _read(self, segment: Segment, names: list[str], batch_rows: int) -> Iterator[Rows]:
-        reading = self._reading_of(segment.file, names, batch_rows)
+    def _open_encoded(self, file: InputFile, names: Sequence[str]) -> AbstractContextManager[OpenFile]:
+        """The same, with these columns of text encoded. Only asked of formats that encode."""
+        raise NotImplementedError(f"{self.name} files are not read as dictionaries")
+
+    def _read(self, segment: Segment, names: list[str], batch_rows: int, encoded: Sequence[str]) -> Iterator[Rows]:
+        reading = self._reading_of(segment.file, names, batch_rows, encoded)
         try:
             yield from reading.rows(segment)
         except BaseException:
@@ -90,17 +95,19 @@ class BlockSource(Source):
             raise
         self._left = reading
 
-    def _reading_of(self, file: InputFile, names: list[str], batch_rows: int) -> _Reading:
+    def _reading_of(self, file: InputFile, names: list[str], batch_rows: int, encoded: Sequence[str]) -> _Reading:
         """The file as the segment before left it, if that was read alike; else opened now."""
         left, self._left = self._left, None
         if left is not None:
-            if (left.file, left.names, left.batch_rows) == (file, names, batch_rows):
+            if (left.file, left.names, left.batch_rows, left.encoded) == (file, names, batch_rows, encoded):
                 return left
             left.close()
         with ExitStack() as stack:
-            opened = stack.enter_context(self._open(file))
+            opened = stack.enter_context(self._open_encoded(file, encoded) if encoded else self._open(file))
             _require(file, opened.schema, names)
-            return _Reading(file=file, names=names, batch_rows=batch_rows, opened=opened, stack=stack.pop_all())
+            return _Reading(
+                file=file, names=names, batch_rows=batch_rows, encoded=encoded, opened=opened, stack=stack.pop_all()
+            )
 
 
 @dataclass(kw_only=True)
@@ -122,6 +129,7 @@ class _Reading:
     file: InputFile
     names: list[str]
     batch_rows: int
+    encoded: Sequence[str]
     opened: OpenFile
     stack: ExitStack
     _place: _Place | None = None
