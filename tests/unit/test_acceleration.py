@@ -16,8 +16,8 @@ from tidemill.domain.plan import PlanSummary
 from tidemill.domain.signature import Field, Kernel, ModelInfo
 from tidemill.engine import acceleration, models, planner
 from tidemill.engine.acceleration import choose, compare
-from tidemill.flavors import lightgbm_trees
-from tidemill.kernels.trees import Tables
+from tidemill.kernels import trees
+from tidemill.kernels.tables import Tables
 from tidemill.ports.flavor import Model, Predicted
 from tidemill.wire.spec import ComputeSpec, InputSpec, JobSpec, OutputSpec
 
@@ -136,14 +136,14 @@ def test_rows_that_are_compared_come_from_all_over_the_input(trained: tuple[str,
 
 
 def test_one_wrong_leaf_is_caught(trained: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = lightgbm_trees.compile_trees
+    right = trees.compile_tables
 
     def wrong(*given: Any, **named: Any) -> Tables:
         tables = right(*given, **named)
         tables.leaves[17] += 1e-9
         return tables
 
-    monkeypatch.setattr(lightgbm_trees, "compile_trees", wrong)
+    monkeypatch.setattr(trees, "compile_tables", wrong)
     _, found = decided(trained, tmp_path)
     assert found["kernel"] is None
     assert "the kernel trees disagrees with the library: prediction differs by" in found["why_not"]

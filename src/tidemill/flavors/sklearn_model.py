@@ -17,7 +17,7 @@ from tidemill.flavors.decision import ClassRule, Rule, ValueRule
 from tidemill.flavors.matrix import Array, is_number, to_arrow, to_matrix, type_name
 from tidemill.flavors.options import PredictOptions
 from tidemill.flavors.sklearn_inputs import feed_of
-from tidemill.flavors.sklearn_trees import accelerate, is_boosted
+from tidemill.flavors.sklearn_trees import accelerate, kind_of
 from tidemill.kernels.library import NotCompilable
 from tidemill.kernels.library import version as kernels_version
 from tidemill.ports.flavor import Model, Predicted
@@ -82,8 +82,6 @@ class ScikitModel(Model):
 
     def _accelerate(self) -> None:
         try:
-            if not is_boosted(self._final):
-                raise NotCompilable(f"there is no kernel for a {type(self._final).__name__}")
             accelerate(self._final)
         except NotCompilable as exc:
             self.not_accelerated = str(exc)
@@ -129,7 +127,7 @@ class ScikitModel(Model):
             positional=self._feed.positional,
             outputs=self._rule.outputs,
             task=self._rule.task,
-            kernel=KERNEL if is_boosted(self._final) else None,
+            kernel=KERNEL if kind_of(self._final) else None,
             classes=self._rule.labels,
             positive_class=self._rule.positive,
             layout="threads" if alone else "processes",
