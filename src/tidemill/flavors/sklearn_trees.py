@@ -109,6 +109,8 @@ def _of_stages(estimator: Any) -> None:
 
 def _of_forest(estimator: Any) -> None:
     _mean(estimator, estimator.estimators_, estimator._validate_X_predict)
+    # Gigabytes for deep trees, of which checks of the rows ask the first one.
+    estimator.estimators_ = estimator.estimators_[:1]
 
 
 def _of_one(estimator: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -62,9 +61,8 @@ class WalkKernel:
 
 def _check(tree: Tree) -> None:
     """Raise NotCompilable unless one way leads to each node and leaf: then none leads in a circle."""
-    children = np.concatenate([tree.left, tree.right])
-    nodes = len(tree.feature)
-    reached = np.sort(np.concatenate([children, [0 if nodes else ~0]]))
-    expected: Any = np.arange(-len(tree.leaves), nodes)
-    if len(tree.leaves) != nodes + 1 or not np.array_equal(reached, expected):
+    nodes, leaves = len(tree.feature), len(tree.leaves)
+    reached = np.concatenate([tree.left, tree.right, [0 if nodes else ~0]]).astype(np.int64) + leaves
+    inside = leaves == nodes + 1 and reached.min() >= 0
+    if not inside or not np.array_equal(np.bincount(reached, minlength=leaves + nodes), np.ones(leaves + nodes)):
         raise NotCompilable("a tree does not reach each of its leaves once")
