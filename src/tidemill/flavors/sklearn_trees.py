@@ -56,12 +56,13 @@ def _of_predictor(predictor: Any, categories: tuple[Array, Array]) -> Tree:
     nodes = predictor.nodes
     inner = nodes["is_leaf"] == 0
     known, mapped = categories
+    tests = nodes[inner]
     questions = {}
-    for place, node in enumerate(nodes[inner]):
-        if node["is_categorical"]:
-            left = _bits(predictor.raw_left_cat_bitsets[node["bitset_idx"]])
-            seen = _bits(known[mapped[node["feature_idx"]]])
-            questions[place] = _among(left, seen, bool(node["missing_go_to_left"]))
+    for place in np.flatnonzero(tests["is_categorical"]).tolist():
+        test = tests[place]
+        left = _bits(predictor.raw_left_cat_bitsets[test["bitset_idx"]])
+        seen = _bits(known[mapped[test["feature_idx"]]])
+        questions[place] = _among(left, seen, bool(test["missing_go_to_left"]))
     return of_nodes(
         inner=inner,
         left=nodes["left"].astype(np.int64),
