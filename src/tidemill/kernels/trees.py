@@ -9,7 +9,7 @@ from tidemill.kernels.walks import WalkKernel
 
 MOST_TABLE_LEAVES = WORD
 """Of the largest tree. Tables cost a row as much again for each further word of leaves, walking for each doubling:
-200 trees of 63 leaves take 2.4 and 3.1 microseconds a row, of 127 leaves 5.8 and 3.8."""
+200 trees of 63 leaves take 2.3 and 2.8 microseconds a row, of 127 leaves 6.0 and 4.0."""
 MOST_TABLE_BYTES = 128 << 20
 """Above, tables would be read from memory for each block of rows."""
 

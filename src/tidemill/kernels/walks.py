@@ -51,10 +51,11 @@ class WalkKernel:
         for begin in range(0, rows, TILE_ROWS):
             for position, feature in enumerate(self._used.tolist()):
                 matrix[begin : begin + TILE_ROWS, position] = columns[feature][begin : begin + TILE_ROWS]
+        missing = bool(np.isnan(matrix.min(initial=0.0)))
         self._walk(
-            _at(matrix), ctypes.c_int64(rows), ctypes.c_int64(matrix.shape[1]), ctypes.c_int32(len(self._groups)),
-            _at(self._groups), _at(self._first), _at(self._nodes), _at(self._leaves), ctypes.c_int32(self._width),
-            _at(out),
+            ctypes.c_int32(missing), _at(matrix), ctypes.c_int64(rows), ctypes.c_int64(matrix.shape[1]),
+            ctypes.c_int32(len(self._groups)), _at(self._groups), _at(self._first), _at(self._nodes),
+            _at(self._leaves), ctypes.c_int32(self._width), _at(out),
         )  # fmt: skip
         return out
 
