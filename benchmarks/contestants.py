@@ -49,6 +49,12 @@ def peer(script: str, model: Path, source: Path) -> dict[str, Any]:
     return run
 
 
+def library(model: Path, source: Path) -> dict[str, Any]:
+    """scikit-learn's predict alone; wall and CPU are what it accounts for itself."""
+    measured = _python(str(HERE / "sklearn_predict.py"), str(model), str(source))
+    return {**_costs(measured), **json.loads(measured.stdout)}
+
+
 def tidemill_start() -> dict[str, Any]:
     """What the command costs before it does anything."""
     return _costs(_python("-m", "tidemill", "jobs", "list", "--json"))

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 
 import cold
+import linear
 import memory
 import overhead
 import resume
@@ -26,6 +27,9 @@ Sizes = argparse.Namespace
 SCENARIOS: dict[str, Callable[[Sizes], Report]] = {
     "throughput": lambda a: throughput.run(
         rows=a.rows or (250_000 if a.quick else 5_000_000), rounds=a.rounds or (1 if a.quick else 3), trees=a.trees
+    ),
+    "linear": lambda a: linear.run(
+        rows=a.rows or (500_000 if a.quick else 5_000_000), rounds=a.rounds or (1 if a.quick else 3)
     ),
     "memory": lambda a: memory.run(
         rows=a.rows or (500_000 if a.quick else 2_000_000), times=a.times, rounds=a.rounds or (1 if a.quick else 2)

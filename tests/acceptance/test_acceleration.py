@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -86,6 +87,57 @@ def test_a_forest_grown_to_the_end_is_predicted_to_the_same_bytes(terminal: Term
     slow, before = published(terminal, "slow")
     assert fast == slow
     assert [each["usage"]["kernel_rows"] for each in (how, before)] == [ROWS, 0]  # type: ignore[index]
+
+
+def toned(table: pa.Table) -> pa.Table:
+    """With another column of text."""
+    return table.append_column("tone", pc.utf8_upper(table["word"]))
+
+
+@pytest.fixture(scope="module")
+def linear_model(rows: Path) -> Path:
+    """A pipeline that refuses words which it has not seen."""
+    import joblib
+    from sklearn.compose import ColumnTransformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    frame = toned(pq.read_table(rows)).slice(0, 2_000).to_pandas()
+    late = np.where(frame["b"] + (frame["word"] == "red") > 0.3, "late", "in time")
+    numbers = make_pipeline(SimpleImputer(), StandardScaler())
+    columns = ColumnTransformer([("numbers", numbers, ["a", "b"]), ("words", OneHotEncoder(), ["word", "tone"])])
+    path = rows.with_name("linear.joblib")
+    joblib.dump(make_pipeline(columns, LogisticRegression()).fit(frame[[*FEATURES, "tone"]], late), path)
+    return path
+
+
+def test_a_linear_pipeline_is_predicted_by_the_kernel_and_bad_rows_are_rejected_alike(
+    terminal: Terminal, linear_model: Path, rows: Path
+) -> None:
+    """A batch with rows of two row groups, and so of two dictionaries; one column of text is written out again, so it
+    is read as it is; one word is unknown, far from the sample."""
+    table = toned(pq.read_table(rows).slice(0, 40_000))
+    words = table["word"].to_pylist()
+    words[39_000] = "mauve"
+    table = table.set_column(table.schema.get_field_index("word"), "word", pa.array(words))
+    pq.write_table(table, terminal.work / "rows.parquet", row_group_size=25_000)
+    command = (linear_model, "rows.parquet", "--keep", "id,tone", "--trust", "-o")
+    said = terminal.run(*command, "fast", "--accelerate", "strict").done(3)
+    assert "by the kernel linear, which gave what sklearn gives on 4,096 rows" in said.err
+    terminal.run(*command, "slow", "--accelerate", "off").done(3)
+    fast, slow = (pq.read_table(terminal.work / name) for name in ("fast", "slow"))
+    assert fast.schema.equals(slow.schema)
+    assert fast.drop(["probability"]).equals(slow.drop(["probability"]))
+    assert np.abs(np.asarray(fast["probability"]) / np.asarray(slow["probability"]) - 1).max() <= 1e-12
+    rejected = [pq.read_table(terminal.work / f"{name}.rejected") for name in ("fast", "slow")]
+    assert rejected[0].num_rows == 1
+    assert rejected[0].equals(rejected[1])
+    _, how = published(terminal, "fast")
+    assert how["usage"]["kernel_rows"] == 39_999  # type: ignore[index]
+    assert how["acceleration"]["kernel"]["distribution"] == "tidemill"  # type: ignore[index]
+    assert "tidemill" in how["libraries"]  # type: ignore[operator]
 
 
 def test_strict_is_refused_for_what_no_kernel_predicts(terminal: Terminal, few: Path) -> None:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tidemill.domain.errors import InputUnreadable
+from tidemill.ports.source import ENCODED
 from tidemill.sources.parquet import ParquetSource
 from tidemill.testing.source import SourceContract, collect, pin, segment
 
@@ -99,6 +100,25 @@ def test_rows_of_a_damaged_row_group_come_as_unread_and_the_next_is_read(tmp_pat
     assert [item.planned for item in source.read(segment(file, facts, 300, 600), ["a"], {}, 64)] == [64] * 4 + [44]
     other = collect(source.read(segment(file, facts), ["b"], {}, 64), 0, 900)
     assert not other.unread
+
+
+@pytest.mark.parametrize("stored", ["dictionary", "plain", "both"])
+def test_columns_of_text_come_encoded_where_that_is_asked_for(tmp_path: Path, stored: str) -> None:
+    """However they are stored: pages of a column that outgrew its dictionary are plain."""
+    path = tmp_path / "words.parquet"
+    words = [None if row % 7 == 0 else f"word {row % 90 if stored == 'dictionary' else row}" for row in range(3_000)]
+    table = pa.table({"a": words, "b": list(range(3_000)), "c": words})
+    limit = 4_000 if stored == "both" else None
+    pq.write_table(
+        table, path, row_group_size=1_100, use_dictionary=stored != "plain", dictionary_pagesize_limit=limit,
+        data_page_size=2_000,
+    )  # fmt: skip
+    source, file = ParquetSource(), pin(path)
+    rows = list(source.read(segment(file, source.examine(file)), ["c", "b", "a"], {"a": ENCODED}, 500))
+    assert {item.batch.schema.field("a").type for item in rows} == {pa.dictionary(pa.int32(), pa.string())}
+    assert {item.batch.schema.field("c").type for item in rows} == {pa.string()}
+    assert [word for item in rows for word in item.batch["a"].to_pylist()] == words
+    assert [number for item in rows for number in item.batch["b"].to_pylist()] == list(range(3_000))
 
 
 def test_a_tiny_file_that_decodes_to_gigabytes_comes_in_bounded_batches(tmp_path: Path) -> None:

@@ -33,10 +33,13 @@ def test_nulls_and_rare_values_are_among_the_rows_that_are_chosen() -> None:
     words[12_345] = "rare"
     numbers: list[float | None] = [1.0] * rows
     numbers[23_456] = None
-    batch = pa.RecordBatch.from_pydict({"word": words, "number": numbers, "coded": pa.array(words).dictionary_encode()})
+    few, many = np.zeros(rows, int), np.arange(rows)
+    few[17_171] = 3
+    columns = {"word": words, "number": numbers, "coded": pa.array(words).dictionary_encode(), "few": few, "many": many}
+    batch = pa.RecordBatch.from_pydict(columns)
     chosen = choose(batch, 100)
     assert len(chosen) == len(set(chosen.tolist())) == 100
-    assert {12_345, 23_456} <= set(chosen.tolist())
+    assert {12_345, 17_171, 23_456} <= set(chosen.tolist())
     assert chosen.tolist() == sorted(chosen.tolist())
     assert chosen.max() > rows * 0.95
     assert choose(batch.slice(0, 40), 100).tolist() == list(range(40))
@@ -45,11 +48,13 @@ def test_nulls_and_rare_values_are_among_the_rows_that_are_chosen() -> None:
 class Said(Model):
     """Predicts what it was told to."""
 
-    def __init__(self, columns: dict[str, pa.Array], bad: dict[int, str] | None = None, *, by_kernel: bool) -> None:
+    def __init__(
+        self, columns: dict[str, pa.Array], bad: dict[int, str] | None = None, *, by_kernel: bool, size: float = 0.0
+    ) -> None:
         outputs = tuple(Field(name=name, type=str(column.type)) for name, column in columns.items())
         self.info = ModelInfo(flavor="said", inputs=(), outputs=outputs)
         self._predicted = Predicted(
-            columns=pa.RecordBatch.from_pydict(columns), row_errors=bad or {}, by_kernel=by_kernel
+            columns=pa.RecordBatch.from_pydict(columns), row_errors=bad or {}, by_kernel=by_kernel, size=size
         )
 
     def predict(self, batch: pa.RecordBatch) -> Predicted:
@@ -60,7 +65,7 @@ def compared(expected: Any, found: Any, **more: Any) -> acceleration.Comparison:
     columns = [{"prediction": pa.array([0, 1, 1]), "probability": pa.array(each)} for each in (expected, found)]
     columns[1].update(more.get("columns", {}))
     library = Said(columns[0], by_kernel=False)
-    fast = Said(columns[1], more.get("bad"), by_kernel=more.get("by_kernel", True))
+    fast = Said(columns[1], more.get("bad"), by_kernel=more.get("by_kernel", True), size=more.get("size", 0.0))
     return compare(library, fast, KERNEL, pa.RecordBatch.from_pydict({"x": [1, 2, 3]}))
 
 
@@ -69,6 +74,14 @@ def test_numbers_may_differ_by_the_kernel_s_tolerance() -> None:
     assert found.disagreement is None
     assert found.largest_difference == pytest.approx(5e-7, rel=1e-3)
     assert compared([np.nan, np.inf, 1.0], [np.nan, np.inf, 1.0]).largest_difference == 0
+    assert compared([5e-324, 0.0, 0.0], [1.5e-323, 0.0, 0.0]).disagreement is None
+
+
+def test_what_is_left_of_larger_numbers_counts_relative_to_them() -> None:
+    left = [1e-9, 0.0, 1.0], [3e-9, -1e-9, 1.0]
+    assert compared(*left).disagreement is not None
+    assert compared(*left, size=0.001).largest_difference == pytest.approx(2e-6)
+    assert compared(*left, size=0.01).disagreement is None
 
 
 @pytest.mark.parametrize(

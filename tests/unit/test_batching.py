@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +142,31 @@ def test_columns_are_widened_and_missing_ones_null() -> None:
     (batch,) = read_batches(Listed(5), chunk_of([(0, 3)]), plan_of(10), wide)
     assert batch.data.schema == wide
     assert batch.data.to_pydict() == {"n": [0.0, 1.0, 2.0], "more": [None, None, None]}
+
+
+class Worded(Listed):
+    """The same with words, each piece encoded in a type of its own."""
+
+    def read(
+        self, segment: Segment, columns: Sequence[str], types: Mapping[str, str], batch_rows: int
+    ) -> Iterator[Rows]:
+        kinds = cycle(
+            [pa.string(), pa.dictionary(pa.int32(), pa.string()), pa.dictionary(pa.int8(), pa.large_string())]
+        )
+        for rows, kind in zip(super().read(segment, columns, types, batch_rows), kinds, strict=False):
+            words = pa.array([f"word {number % 3}" for number in rows.batch["n"].to_pylist()])
+            plain = words.cast(kind.value_type if pa.types.is_dictionary(kind) else kind)
+            column = plain.dictionary_encode().cast(kind) if pa.types.is_dictionary(kind) else plain
+            yield replace(rows, batch=pa.RecordBatch.from_arrays([rows.batch["n"], column], names=["n", "word"]))
+
+
+def test_columns_that_are_wanted_encoded_are_so_however_they_come() -> None:
+    """Also where pieces with dictionaries of their own make one batch."""
+    wanted = pa.schema([("n", pa.int64()), ("word", pa.dictionary(pa.int32(), pa.string()))])
+    for rows in (2, 50):
+        found = list(read_batches(Worded(2), chunk_of([(0, 9), (20, 29)]), plan_of(rows), wanted))
+        assert all(batch.data.schema == wanted for batch in found)
+        numbers = [*range(9), *range(20, 29)]
+        assert [word for batch in found for word in batch.data["word"].to_pylist()] == [
+            f"word {(1000 * (n >= 20) + n) % 3}" for n in numbers
+        ]

@@ -88,7 +88,7 @@ def _words(
     batch_rows: Annotated[int | None, typer.Option(help="Rows that the model gets at once.")] = None,
     accelerate: Annotated[
         str | None,
-        typer.Option(help="Predict by a compiled kernel where it agrees with the library: auto, off or strict."),
+        typer.Option(help="Predict by a kernel where it agrees with the library: auto, off or strict."),
     ] = None,
     memory_per_scorer: Annotated[
         str | None, typer.Option(help="Memory one scorer may take, e.g. 2GB; by default its share of the machine.")

@@ -132,8 +132,9 @@ class PlanSummary:
     libraries: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
     acceleration: dict[str, Any] = field(default_factory=dict)
-    """What was decided of a kernel, if one was thought of: {"kernel": {"name", "version", "checked_rows",
-    "largest_difference"} | None, "why_not": str | None}. Decided after the files in staging were sealed."""
+    """What was decided of a kernel, if one was thought of: {"kernel": {"name", "distribution", "version",
+    "checked_rows", "largest_difference"} | None, "why_not": str | None}. Decided after the files in
+    staging were sealed."""
     selection: Selection | None = None
     """None: every row of the snapshot."""
     increment: Increment | None = None

@@ -40,7 +40,9 @@ class Kernel:
     name: str
     version: str
     tolerance: float
-    """How far a number may be from the library's, relative to it."""
+    """How far a number may be from the library's, relative to it, or to the size of what was added up to it."""
+    distribution: str = "tidemill-kernels"
+    """What it came with: `version` is of that."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from tidemill.domain.plan import Chunk, PlanSummary, Segment
 from tidemill.domain.signature import Kernel
 from tidemill.engine import models, planfile
 from tidemill.engine.batching import read_batches
+from tidemill.engine.casting import is_text
 from tidemill.engine.modelkey import load_options
 from tidemill.engine.planner import unpack_schema
 from tidemill.engine.predicting import features_of
@@ -37,7 +38,10 @@ CHECKED_ROWS = 4_096
 NULL_ROWS = 16
 """Of each column, rows where it is null."""
 MOST_VALUES = 256
-"""Of each column of text, values that are seen to be there."""
+"""Of each column of text, values that are seen to be there; so, too, where whole numbers are so few."""
+
+SMALLEST = 1e-296
+"""Numbers of a smaller size have fewer digits than others: a difference counts relative to this."""
 
 Positions = np.ndarray[Any, Any]
 
@@ -83,6 +87,7 @@ def _decide(plan: PlanSummary, model: Mapping[str, Any], staging: Path) -> tuple
         return None, f"the kernel {fast.kernel.name} disagrees with the library: {found.disagreement}"
     return {
         "name": fast.kernel.name,
+        "distribution": fast.kernel.distribution,
         "version": fast.kernel.version,
         "checked_rows": found.rows,
         "largest_difference": found.largest_difference,
@@ -119,15 +124,18 @@ def _heads(plan: PlanSummary, staging: Path) -> Iterator[Segment]:
 
 
 def choose(rows: pa.RecordBatch, most: int) -> Positions:
-    """Positions of at most so many rows, ascending: nulls and each value of text first, then at even distances."""
+    """Positions of at most so many rows, ascending: nulls and each value of text, or of few whole numbers, first, then
+    at even distances."""
     if rows.num_rows <= most:
         return np.arange(rows.num_rows, dtype=np.int64)
     telling: set[int] = set()
     for column in rows.columns:
         if column.null_count:
             telling.update(np.flatnonzero(_bools(column.is_null()))[:NULL_ROWS].tolist())
-        if pa.types.is_dictionary(column.type) or pa.types.is_string(column.type):
-            telling.update(_first_of_each(column))
+        if pa.types.is_dictionary(column.type) or is_text(column.type):
+            telling.update(_first_of_each(column)[:MOST_VALUES])
+        elif pa.types.is_integer(column.type) and len(found := _first_of_each(column)) <= MOST_VALUES:
+            telling.update(found)
     chosen = sorted(telling)[: most // 2]
     others = np.setdiff1d(np.arange(rows.num_rows, dtype=np.int64), np.array(chosen, dtype=np.int64))
     even = others[spread(len(others), most - len(chosen))]
@@ -135,11 +143,11 @@ def choose(rows: pa.RecordBatch, most: int) -> Positions:
 
 
 def _first_of_each(column: pa.Array) -> list[int]:
-    """Where each value stands for the first time, of the first few values."""
+    """Where each value stands for the first time, ascending."""
     encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     codes = np.asarray(pc.fill_null(encoded.indices.cast(pa.int64()), -1))
     positions = np.unique(codes, return_index=True)[1]
-    return sorted(positions.tolist())[:MOST_VALUES]
+    return sorted(positions.tolist())
 
 
 def _bools(column: pa.Array) -> np.ndarray[Any, Any]:
@@ -174,7 +182,7 @@ def compare(library: Model, fast: Model, kernel: Kernel, rows: pa.RecordBatch) -
             if not one.equals(other):
                 return _apart(rows, largest, f"{name} is not the same in all of {rows.num_rows:,} rows")
             continue
-        differences = _differences(one, other)
+        differences = _differences(one, other, max(got.size, SMALLEST))
         largest = max(largest, float(differences.max(initial=0.0)))
         if largest > kernel.tolerance:
             apart = int((differences > kernel.tolerance).sum())
@@ -188,10 +196,10 @@ def _apart(rows: pa.RecordBatch, largest: float, what: str) -> Comparison:
     return Comparison(rows=rows.num_rows, largest_difference=largest, disagreement=what)
 
 
-def _differences(one: pa.Array, other: pa.Array) -> np.ndarray[Any, Any]:
-    """How far numbers are apart, relative to the larger; infinite where only one is a number."""
+def _differences(one: pa.Array, other: pa.Array, size: float) -> np.ndarray[Any, Any]:
+    """How far numbers are apart, relative to the larger or to `size`; infinite where only one is a number."""
     a, b = (np.asarray(pc.fill_null(each, np.nan)).astype(np.float64) for each in (one, other))
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        apart = np.abs(a - b) / np.maximum(np.abs(a), np.abs(b))
+        apart = np.abs(a - b) / np.maximum(np.maximum(np.abs(a), np.abs(b)), size)
     return np.where(same, 0.0, np.where(np.isnan(apart), np.inf, apart))

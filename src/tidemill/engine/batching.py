@@ -211,8 +211,16 @@ def _aligned(data: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         elif data.schema.field(index).type == planned.type:
             columns.append(data.column(index))
         else:
-            columns.append(pc.cast(data.column(index), planned.type))
+            columns.append(_as(data.column(index), planned.type))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _as(column: pa.Array, wanted: pa.DataType) -> pa.Array:
+    if pa.types.is_dictionary(wanted):
+        # Not every source encodes, nor every file of one that does in the same type.
+        plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+        return pc.cast(pc.cast(plain, wanted.value_type).dictionary_encode(), wanted)
+    return pc.cast(column, wanted)
 
 
 def batches_of_file(source: Source, file: InputFile, facts: FileFacts, batch_rows: int) -> Iterator[pa.RecordBatch]:

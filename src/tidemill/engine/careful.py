@@ -66,7 +66,7 @@ def _probe(scorer: ChunkScorer, batches: Iterator[Batch], rows: tuple[int, int],
             continue
         first, last = np.searchsorted(batch.numbers, [start, stop]).tolist()
         data, numbers = batch.data.slice(first, last - first), batch.numbers[first:last]
-        features, fits, _ = features_of(data, numbers, scorer.inputs, scorer.cast_text)
+        features, fits, _ = features_of(data, numbers, scorer.inputs, scorer.cast_text, scorer.model.encoded)
         features = features if fits is None else features.filter(pa.array(fits))
         step("model", start, stop)
         with _surviving():

@@ -78,9 +78,15 @@ def rejected_rows(batch: Batch, chunk: Chunk, bad: Sequence[BadRow], schema: pa.
     }
     taken = batch.data.take(pa.array([positions.get(row.row) for row in bad], type=pa.int64()))
     columns = [
-        pa.array(own[f.name], type=f.type) if k < len(own) else taken.column(f.name) for k, f in enumerate(schema)
+        pa.array(own[f.name], type=f.type) if k < len(own) else _typed(taken.column(f.name), f.type)
+        for k, f in enumerate(schema)
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _typed(column: pa.Array, wanted: pa.DataType) -> pa.Array:
+    """A column as it was planned: it may have been read encoded."""
+    return column if column.type == wanted else column.cast(wanted)
 
 
 class Meter:

@@ -23,7 +23,7 @@ from tidemill.engine.planner import unpack_schema
 from tidemill.engine.predicting import Errors, Predictor, features_of
 from tidemill.ports.executor import ChunkRun
 from tidemill.ports.flavor import Model
-from tidemill.ports.source import Source
+from tidemill.ports.source import ENCODED, Source
 
 HOPELESS_ROWS = 1_000
 """If all of the first so many planned rows are rejected, the job stops at once."""
@@ -102,7 +102,18 @@ class ChunkScorer:
         self.inputs = tuple((field.name, field.type) for field in self.plan.model.inputs)
         self.reader = planfile.PlanReader(self.staging)
         source = self.source()
+        if source.encodes:
+            self._read_encoded()
         self.cast_text = source.cast_text if source.casts_text else None
+
+    def _read_encoded(self) -> None:
+        """Have columns of text encoded that the model wants so, unless they are written out again."""
+        for name in set(self.model.encoded) - set(self.plan.kept) - set(self.plan.partitions):
+            place = self.read_schema.get_field_index(name)
+            if self.read_schema.field(place).type == pa.string():
+                encoded = pa.field(name, pa.dictionary(pa.int32(), pa.string()))
+                self.read_schema = self.read_schema.set(place, encoded)
+                self.plan = replace(self.plan, types={**self.plan.types, name: ENCODED})
 
     def source(self) -> Source:
         """A fresh source; sources are not shared between threads."""
@@ -126,7 +137,7 @@ class ChunkScorer:
         """A batch through casting and the model. `before` is called right before the model is."""
         watch = Stopwatch()
         data, numbers, poisoned = _without_poison(batch, run)
-        features, fits, unfit = features_of(data, numbers, self.inputs, self.cast_text)
+        features, fits, unfit = features_of(data, numbers, self.inputs, self.cast_text, self.model.encoded)
         kept = data.select(self.plan.kept)
         if fits is not None:
             mask = pa.array(fits)

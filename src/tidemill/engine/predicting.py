@@ -7,7 +7,7 @@ memory is not the rows' fault yet: it ends the scorer, and quarantine tries smal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -181,13 +181,15 @@ def features_of(
     numbers: np.ndarray[Any, Any],
     inputs: tuple[tuple[str, str], ...],
     cast_text: TextCast | None = None,
+    encoded: Collection[str] = (),
 ) -> tuple[pa.RecordBatch, np.ndarray[Any, Any] | None, list[BadRow]]:
-    """The model's columns of a batch, cast; which rows fit (mask, None = all), and those that do not."""
+    """The model's columns of a batch, cast; which rows fit (mask, None = all), and those that do not. Columns in
+    `encoded` keep their dictionaries."""
     columns, bad = [], []
     bad_mask: np.ndarray[Any, Any] | None = None
     for name, kind in inputs:
         column = data.column(name)
-        if kind == "any":
+        if kind == "any" or (name in encoded and _encodes(column.type, type_of(kind))):
             columns.append(column)
             continue
         cast, mask = cast_rows(column, type_of(kind), cast_text)
@@ -199,6 +201,10 @@ def features_of(
     names = [name for name, _ in inputs]
     features = pa.RecordBatch.from_arrays(columns, names=names) if names else data.select([])
     return features, None if bad_mask is None else ~bad_mask, bad
+
+
+def _encodes(found: pa.DataType, wanted: pa.DataType) -> bool:
+    return bool(pa.types.is_dictionary(found) and found.value_type == wanted)
 
 
 def _unfit(numbers: np.ndarray[Any, Any], row: int, name: str, value: object, kind: str) -> BadRow:

@@ -68,8 +68,6 @@ DEATHS_SECONDS = 600.0
 ACCELERATED_ROWS = 100_000
 """In smaller jobs, to check a kernel costs more than it saves."""
 CHECK_SECONDS = 120.0
-KERNELS = "tidemill-kernels"
-"""The distribution whose version counts where a kernel predicts."""
 
 _EPOCH = re.compile(r"\.e(\d+)-\d+\.")
 
@@ -327,7 +325,7 @@ class _Run:
             answer = {"acceleration": {"kernel": None, "why_not": f"the check did not end: {exc}"}, "cpu_seconds": 0.0}
         decided, libraries = answer["acceleration"], dict(plan.libraries)
         if (kernel := decided["kernel"]) is not None:
-            libraries[KERNELS] = kernel["version"]
+            libraries[kernel["distribution"]] = kernel["version"]
         elif wanted == "strict":
             raise InvalidSpec(
                 f"The model cannot be accelerated: {decided['why_not']}.", remedy="Leave --accelerate strict out."

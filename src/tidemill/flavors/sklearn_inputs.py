@@ -119,10 +119,13 @@ def _used(estimator: Any, names: tuple[str, ...]) -> tuple[str, ...]:
         column
         for _, step, columns in first.transformers_
         if isinstance(step, str) and step == "drop"
-        for column in _resolved(columns, names)
+        for column in resolved_columns(columns, names)
     }
     needed = {
-        column for _, step, columns in first.transformers_ if step != "drop" for column in _resolved(columns, names)
+        column
+        for _, step, columns in first.transformers_
+        if step != "drop"
+        for column in resolved_columns(columns, names)
     }
     return tuple(name for name in names if name in needed or name not in dropped)
 
@@ -133,7 +136,7 @@ def _by_name(columns: Any) -> bool:
     )
 
 
-def _resolved(columns: Any, names: tuple[str, ...]) -> list[str]:
+def resolved_columns(columns: Any, names: tuple[str, ...]) -> list[str]:
     """Names of the columns that a ColumnTransformer's entry means; unknown kinds mean none."""
     if isinstance(columns, str):
         return [columns]
@@ -171,7 +174,7 @@ def _types(estimator: Any, names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
 def _types_of_parts(transformer: Any, names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     found: dict[str, set[str]] = {}
     for _, step, columns in transformer.transformers_:
-        resolved = tuple(_resolved(columns, names))
+        resolved = tuple(resolved_columns(columns, names))
         if isinstance(step, str) and step == "drop":
             continue
         known = {resolved[0]: "string"} if _is_text_vectorizer(step) and resolved else dict(_types(step, resolved))

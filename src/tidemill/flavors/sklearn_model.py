@@ -14,9 +14,11 @@ from tidemill.domain.errors import ModelUnusable
 from tidemill.domain.signature import Kernel, ModelInfo, Task
 from tidemill.flavors.bad_rows import is_null, predicted_without
 from tidemill.flavors.decision import ClassRule, Rule, ValueRule
-from tidemill.flavors.matrix import Array, is_number, to_arrow, to_matrix, type_name
+from tidemill.flavors.matrix import Array, is_number, plain, to_arrow, to_matrix, type_name
 from tidemill.flavors.options import PredictOptions
 from tidemill.flavors.sklearn_inputs import feed_of
+from tidemill.flavors.sklearn_linear import KERNEL as LINEAR
+from tidemill.flavors.sklearn_linear import FoldedPipeline, is_linear
 from tidemill.flavors.sklearn_trees import accelerate, kind_of
 from tidemill.kernels.library import NotCompilable
 from tidemill.kernels.library import version as kernels_version
@@ -71,14 +73,37 @@ class ScikitModel(Model):
             )
         _use_one_thread(estimator)
         self._front, self._final = _split(estimator)
-        if options.accelerate:
+        self._folded: FoldedPipeline | None = None
+        if options.accelerate and not is_linear(self._final):
             self._accelerate()
         self._feed = feed_of(estimator, options.features)
         self._classes = _classes(self._final)
         self._rule = self._decide_rule(options)
         self._ties = type(self._final).__name__ in _LIKELIEST and _is_known(self._final)
         self._finite = self._front is None and self._feed.form in ("frame", "matrix") and _wants_finite(self._final)
+        if options.accelerate and is_linear(self._final):
+            self._fold(estimator)
         self.info = self._describe(notes)
+
+    def _fold(self, estimator: Any) -> None:
+        known = tuple(str(name) for name in getattr(estimator, "feature_names_in_", ()))
+        places = self._feed.names if self._feed.form == "frame" else map(str, range(len(self._feed.fields)))
+        try:
+            if self._feed.form == "text":
+                raise NotCompilable("it takes text")
+            fields = dict(zip(places, self._feed.fields, strict=True))
+            self._folded = FoldedPipeline(
+                [] if self._front is None else self._front.transformers,
+                self._final,
+                names=known or tuple(fields),
+                fields=fields,
+                transform=lambda batch: self._transformed(self._fed(batch)),
+                rule=self._rule,
+            )
+        except NotCompilable as exc:
+            self.not_accelerated = str(exc)
+            return
+        self.kernel, self.encoded = LINEAR, self._folded.encoded
 
     def _accelerate(self) -> None:
         try:
@@ -127,7 +152,7 @@ class ScikitModel(Model):
             positional=self._feed.positional,
             outputs=self._rule.outputs,
             task=self._rule.task,
-            kernel=KERNEL if kind_of(self._final) else None,
+            kernel=self._kernel_name(),
             classes=self._rule.labels,
             positive_class=self._rule.positive,
             layout="threads" if alone else "processes",
@@ -138,18 +163,27 @@ class ScikitModel(Model):
             notes=(*self._rule.notes, *self._missing_notes(), *notes),
         )
 
+    def _kernel_name(self) -> str | None:
+        if kind_of(self._final):
+            return KERNEL
+        return LINEAR.name if is_linear(self._final) else None
+
     def _missing_notes(self) -> tuple[str, ...]:
         lacks = isinstance(self._rule, ClassRule) and self._rule.probability_type is None
         return (f"{type(self._final).__name__} gives no probabilities",) if lacks else ()
 
     def predict(self, batch: pa.RecordBatch) -> Predicted:
+        if self._folded is not None:
+            return self._folded.predict(batch) or self._by_library(_plain(batch, self.encoded))
+        return replace(self._by_library(batch), by_kernel=self.kernel is not None)
+
+    def _by_library(self, batch: pa.RecordBatch) -> Predicted:
         bad: dict[int, str] = {}
         if self._feed.form == "text":
             bad = _null_texts(batch)
         elif self._finite:
             bad = _not_finite(batch)
-        predicted = predicted_without(batch, bad, self._rule, self._columns)
-        return replace(predicted, by_kernel=self.kernel is not None)
+        return predicted_without(batch, bad, self._rule, self._columns)
 
     def _columns(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         data = self._transformed(self._fed(batch))
@@ -199,6 +233,15 @@ class ScikitModel(Model):
         return frame if self._feed.form == "frame" else frame.to_numpy(dtype=object)
 
 
+def _plain(batch: pa.RecordBatch, names: tuple[str, ...]) -> pa.RecordBatch:
+    """The batch without encoding these of its columns: the library makes something else of encoded ones."""
+    columns = [
+        plain(column) if name in names else column
+        for name, column in zip(batch.schema.names, batch.columns, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
 def _null_texts(batch: pa.RecordBatch) -> dict[int, str]:
     message = f"column {batch.schema.names[0]!r} is missing"
     return dict.fromkeys(np.flatnonzero(is_null(batch.column(0))).tolist(), message)
@@ -236,10 +279,10 @@ class _Chain:
     """Transformers one after the other."""
 
     def __init__(self, transformers: list[Any]) -> None:
-        self._transformers = transformers
+        self.transformers = transformers
 
     def transform(self, data: Any) -> Any:
-        for transformer in self._transformers:
+        for transformer in self.transformers:
             data = transformer.transform(data)
         return data
 

@@ -30,6 +30,9 @@ class Predicted:
     row_errors: Mapping[int, str] = field(default_factory=dict)
     by_kernel: bool = False
     """Whether a kernel gave the values, not the library."""
+    size: float = 0.0
+    """Where a kernel gave sums: how large the numbers are that were added up. What is left where they cancel is as
+    exact as they are, not more."""
 
 
 class Model(ABC):
@@ -38,6 +41,8 @@ class Model(ABC):
     info: ModelInfo
     kernel: Kernel | None = None
     """What predicts in place of the library, where that was asked for (`accelerate`) and can be done."""
+    encoded: tuple[str, ...] = ()
+    """Inputs of text that `predict` would rather have encoded with a dictionary; it takes them plain, too."""
     not_accelerated: str = ""
     """Why no kernel predicts though it was asked for: the end of a sentence."""
 

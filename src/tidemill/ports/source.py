@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+ENCODED = "dictionary"
+"""In `types`: string as int32 numbers of its different values, which come with each batch."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FileFacts:
     """What the planner learns of one file. Blocks are in row order and cover every row once."""
@@ -74,6 +78,9 @@ class Source(ABC):
     fixed_columns: ClassVar[bool] = True
     """Whether a file has its columns in every row. If not, one without a column gives nulls for it."""
 
+    encodes: ClassVar[bool] = False
+    """Whether columns of text come encoded with a dictionary where `types` asks for that (`ENCODED`)."""
+
     partitions: Mapping[str, str] = MappingProxyType({})
     """Columns that come from the names of folders, with their types, as far as files were examined: the facts of a
     file have them as string."""
@@ -103,8 +110,9 @@ class Source(ABC):
     ) -> Iterator[Rows]:
         """Stream the segment's rows, `columns` in that order, at most `batch_rows` rows at a time.
 
-        A typed format gives the file's own types; an untyped one gives string, except that columns in
-        `types` are cast row by row and rows that do not cast come as `unread` (error "ConversionError").
+        A typed format gives the file's own types, but encodes columns of text that `types` calls ENCODED, if it
+        `encodes`; an untyped one gives string, except that columns in `types` are cast row by row and rows that do
+        not cast come as `unread` (error "ConversionError").
         Where a number is wanted, true and false are 1 and 0, as they are to models that were trained on them.
         Rows of a typed format that cannot be decoded come as `unread` (error "ReadError").
         The pinned size and mtime are checked on opening and after the last byte: InputChanged.

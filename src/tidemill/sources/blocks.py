@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from tidemill.domain.errors import InputUnreadable
 from tidemill.domain.plan import Block, InputFile, Segment
-from tidemill.ports.source import FileFacts, Rows, Source, UnreadRow
+from tidemill.ports.source import ENCODED, FileFacts, Rows, Source, UnreadRow
 from tidemill.sources.pinned import check_pinned, pinned
 
 MAX_BATCH_BYTES = 64 << 20
@@ -73,10 +73,15 @@ class BlockSource(Source):
     def read(
         self, segment: Segment, columns: Sequence[str], types: Mapping[str, str], batch_rows: int
     ) -> Iterator[Rows]:
-        return pinned(segment.file, self._read(segment, list(columns), batch_rows))
+        encoded = [name for name in columns if types.get(name) == ENCODED] if self.encodes else []
+        return pinned(segment.file, self._read(segment, list(columns), batch_rows, encoded))
 
-    def _read(self, segment: Segment, names: list[str], batch_rows: int) -> Iterator[Rows]:
-        with self._open(segment.file) as opened:
+    def _open_encoded(self, file: InputFile, names: Sequence[str]) -> AbstractContextManager[OpenFile]:
+        """The same, with these columns of text encoded. Only asked of formats that encode."""
+        raise NotImplementedError(f"{self.name} files are not read as dictionaries")
+
+    def _read(self, segment: Segment, names: list[str], batch_rows: int, encoded: Sequence[str]) -> Iterator[Rows]:
+        with self._open_encoded(segment.file, encoded) if encoded else self._open(segment.file) as opened:
             _require(segment.file, opened.schema, names)
             row = segment.block_row
             for span in opened.spans(segment.start, segment.stop):

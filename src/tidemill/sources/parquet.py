@@ -30,6 +30,7 @@ class ParquetSource(BlockSource):
 
     name: ClassVar[str] = "parquet"
     suffixes: ClassVar[tuple[str, ...]] = (".parquet", ".pq")
+    encodes: ClassVar[bool] = True
 
     def __init__(self, options: Mapping[str, Any] | None = None, spool: Path | None = None) -> None:
         super().__init__(options, spool)
@@ -43,6 +44,11 @@ class ParquetSource(BlockSource):
     @contextmanager
     def _open(self, file: InputFile) -> Iterator[OpenFile]:
         with _parquet_file(file) as parquet:
+            yield _OpenParquet(parquet, self.max_batch_bytes)
+
+    @contextmanager
+    def _open_encoded(self, file: InputFile, names: Sequence[str]) -> Iterator[OpenFile]:
+        with _parquet_file(file, names) as parquet:
             yield _OpenParquet(parquet, self.max_batch_bytes)
 
 
@@ -82,7 +88,7 @@ def _iterate(parquet: pq.ParquetFile, number: int, names: list[str], rows: int) 
     return parquet.iter_batches(batch_size=rows, row_groups=[number], columns=names, use_threads=False)  # type: ignore[no-any-return]
 
 
-def _parquet_file(file: InputFile) -> pq.ParquetFile:
+def _parquet_file(file: InputFile, encoded: Sequence[str] = ()) -> pq.ParquetFile:
     with opened(file) as raw:
         head = raw.read(4)
         remedy = COPY_AGAIN
@@ -97,7 +103,12 @@ def _parquet_file(file: InputFile) -> pq.ParquetFile:
                 f"{file.path} is not a Parquet file.", remedy="Name its format, or take it out of the input."
             )
         try:
-            return pq.ParquetFile(path_of(raw), buffer_size=BUFFER_BYTES, page_checksum_verification=True)
+            return pq.ParquetFile(
+                path_of(raw),
+                buffer_size=BUFFER_BYTES,
+                page_checksum_verification=True,
+                read_dictionary=list(encoded) or None,
+            )
         except (pa.ArrowException, OSError) as exc:
             if isinstance(exc, OSError) and exc.errno is not None:
                 raise

@@ -38,7 +38,7 @@ class PartitionedSource(Source):
         super().__init__(within.options, within.spool)
         self.within = within
         # Instances of one class stand for all formats: what a format is, they say themselves.
-        for fact in ("name", "suffixes", "typed", "casts_text", "mixes", "fixed_columns"):
+        for fact in ("name", "suffixes", "typed", "casts_text", "mixes", "fixed_columns", "encodes"):
             setattr(self, fact, getattr(within, fact))
         self._known = dict(partitions or {})
         self._valued: set[str] = set()

@@ -138,7 +138,7 @@ class UsageReport(Response):
     input_bytes: int
     output_bytes: int
     kernel_rows: int = 0
-    """Rows that a compiled kernel predicted in place of the model's library."""
+    """Rows that a kernel predicted in place of the model's library."""
     cost: Cost | None = None
     """By the service's rate card, if it has one."""
 
