@@ -27,7 +27,7 @@ help:  ## print this list
 setup: $(INSTALLED)  ## make .venv with the locked packages and Tidemill itself
 
 $(INSTALLED): requirements/test.lock pyproject.toml tools/make_venv.sh tools/need_packages.sh \
-		kernels/setup.py kernels/pyproject.toml kernels/src/trees.c kernels/src/tidemill_kernels/__init__.py
+		kernels/setup.py kernels/pyproject.toml $(wildcard kernels/src/*.[ch]) kernels/src/tidemill_kernels/__init__.py
 	bash tools/make_venv.sh $(VENV)
 	@touch $@
 

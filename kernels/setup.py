@@ -6,7 +6,8 @@ setup(
     ext_modules=[
         Extension(
             "tidemill_kernels._kernels",
-            ["src/trees.c"],
+            ["src/tables.c", "src/walks.c"],
+            depends=["src/export.h"],
             libraries=["m"],
             extra_compile_args=["-std=gnu11", "-O3", "-fvisibility=hidden"],
             py_limited_api=True,

@@ -70,6 +70,25 @@ def test_a_large_job_is_predicted_by_the_kernel_to_the_same_bytes(terminal: Term
     assert "up to date" in again.err
 
 
+def test_a_forest_grown_to_the_end_is_predicted_to_the_same_bytes(terminal: Terminal, rows: Path) -> None:
+    """Missing values among the rows, and trees of hundreds of leaves."""
+    import joblib
+    from sklearn.ensemble import RandomForestRegressor
+
+    table = pq.read_table(rows, columns=["a", "b"]).slice(0, 2_000)
+    x = np.column_stack([table["a"].to_numpy(), table["b"].to_numpy()])
+    forest = RandomForestRegressor(n_estimators=10, random_state=0).fit(x, np.nansum(x, axis=1))
+    assert min(tree.tree_.n_leaves for tree in forest.estimators_) > 500
+    joblib.dump(forest, rows.with_name("forest.pkl"))
+    words = (rows.with_name("forest.pkl"), rows, "--features", "a,b", "--keep", "id", "--trust")
+    terminal.run(*words, "-o", "fast", "--accelerate", "strict").done()
+    terminal.run(*words, "-o", "slow", "--accelerate", "off").done()
+    fast, how = published(terminal, "fast")
+    slow, before = published(terminal, "slow")
+    assert fast == slow
+    assert [each["usage"]["kernel_rows"] for each in (how, before)] == [ROWS, 0]  # type: ignore[index]
+
+
 def toned(table: pa.Table) -> pa.Table:
     """With another column of text."""
     return table.append_column("tone", pc.utf8_upper(table["word"]))

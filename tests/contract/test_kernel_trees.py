@@ -1,9 +1,9 @@
-"""The kernel of trees: against a walk of made-up trees, and against LightGBM and XGBoost to the bit."""
+"""The kernels of trees: against a plain walk of made-up trees, and against the models' libraries to the bit."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from tidemill.flavors.sklearn import PickleFlavor
 from tidemill.flavors.xgboost import XGBoostFlavor
 from tidemill.kernels import library, trees
 from tidemill.kernels.library import NotCompilable
-from tidemill.kernels.trees import Ensemble, Tree, TreeKernel, compile_trees
+from tidemill.kernels.tables import AskedTree, Ensemble, TableKernel, compile_tables, ensemble_of
+from tidemill.kernels.tree import Forest, Question, Tree
+from tidemill.kernels.walks import WalkKernel
 from tidemill.ports.flavor import Flavor
 from tidemill.testing.flavor import bits
 
@@ -32,6 +34,16 @@ NEAR_ZERO = (0.0, -0.0, 1e-35, -1e-35, float(np.float32(1e-35)), 1e-36, 5e-324, 
 EXTREMES = (np.nan, np.inf, -np.inf, 1e308, -1e308, 3.5e38, -3.5e38)
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Trains and predicts by OpenMP without waiting for threads that get no core."""
+    import sklearn.ensemble  # noqa: F401
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        yield
+
+
 @st.composite
 def ensembles(draw: st.DrawFn) -> tuple[Ensemble, list[Array]]:
     """Trees of any shape whose tests answer anything, and columns of values on, between and beyond the breaks."""
@@ -41,7 +53,7 @@ def ensembles(draw: st.DrawFn) -> tuple[Ensemble, list[Array]]:
     most = draw(st.sampled_from([0, 1, 3, 40, 300]))
     breaks = tuple(np.unique(random.normal(size=random.integers(0, most + 1)).astype(dtype)) for _ in range(features))
     answers: list[Array] = []
-    made = [_tree(random, draw(st.sampled_from([1, 2, 7, 64, 65, 200])), breaks, answers) for _ in range(5)]
+    made = [_asked(random, draw(st.sampled_from([1, 2, 7, 64, 65, 200])), breaks, answers) for _ in range(5)]
     sums = draw(st.integers(1, 3))
     ensemble = Ensemble(
         trees=made,
@@ -55,7 +67,17 @@ def ensembles(draw: st.DrawFn) -> tuple[Ensemble, list[Array]]:
     return ensemble, [random.choice(each, rows).astype(dtype) for each in pool]
 
 
-def _tree(random: np.random.Generator, leaves: int, breaks: Sequence[Array], answers: list[Array]) -> Tree:
+def _asked(random: np.random.Generator, leaves: int, breaks: Sequence[Array], answers: list[Array]) -> AskedTree:
+    left, right = children(random, leaves)
+    feature = random.integers(0, len(breaks), leaves - 1).astype(np.int32)
+    places = np.zeros(leaves - 1, np.int64)
+    for node, number in enumerate(feature.tolist()):
+        places[node] = sum(map(len, answers))
+        answers.append(random.random(len(breaks[number]) + 2) < 0.5)
+    return AskedTree(feature=feature, left=left, right=right, answers=places, leaves=random.normal(size=leaves))
+
+
+def children(random: np.random.Generator, leaves: int) -> tuple[Array, Array]:
     """A random shape: a leaf that is there is split until there are enough."""
     left, right = np.zeros(leaves - 1, np.int32), np.zeros(leaves - 1, np.int32)
     where: list[tuple[Array, int] | None] = [None]
@@ -68,12 +90,7 @@ def _tree(random: np.random.Generator, leaves: int, breaks: Sequence[Array], ans
     for leaf, parent in enumerate(where):
         if parent is not None:
             parent[0][parent[1]] = ~leaf
-    feature = random.integers(0, len(breaks), leaves - 1).astype(np.int32)
-    places = np.zeros(leaves - 1, np.int64)
-    for node, number in enumerate(feature.tolist()):
-        places[node] = sum(map(len, answers))
-        answers.append(random.random(len(breaks[number]) + 2) < 0.5)
-    return Tree(feature=feature, left=left, right=right, answers=places, leaves=random.normal(size=leaves))
+    return left, right
 
 
 def walked(ensemble: Ensemble, columns: Sequence[Array], start: Array, dtype: str) -> Array:
@@ -99,16 +116,103 @@ def test_tables_lead_where_a_walk_leads(made: tuple[Ensemble, list[Array]], dtyp
     ensemble, columns = made
     shown = [column[:300] for column in columns]
     start = np.arange(ensemble.sums, dtype=dtype)
-    kernel = TreeKernel(compile_trees(ensemble, dtype=dtype))
+    kernel = TableKernel(compile_tables(ensemble, dtype=dtype))
     assert kernel.scores(shown, start).tobytes() == walked(ensemble, shown, start, dtype).tobytes()
     whole = kernel.scores(columns, start)
     assert whole[:, : len(shown[0])].tobytes() == kernel.scores(shown, start).tobytes()
 
 
+@st.composite
+def forests(draw: st.DrawFn) -> tuple[Forest, list[Array]]:
+    """Trees of thresholds with one number a leaf or several, and columns of values on and around the thresholds."""
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    test = draw(st.sampled_from(["f4", "f8"]))
+    width = draw(st.sampled_from([0, 1, 3]))
+    pool = np.concatenate([random.normal(size=40), [0.0, -0.0, 1e-45, -1e-45, 3e38, np.inf, -np.inf]]).astype(test)
+    made = []
+    for leaves in draw(st.lists(st.sampled_from([1, 2, 3, 64, 65, 500]), min_size=1, max_size=4)):
+        left, right = children(random, leaves)
+        made.append(
+            Tree(
+                feature=random.choice([0, 1, 5], leaves - 1).astype(np.int32),
+                left=left,
+                right=right,
+                leaves=random.normal(size=(leaves, width) if width else leaves),
+                threshold=random.choice([*pool, np.nan], leaves - 1).astype(test),
+                missing_left=random.random(leaves - 1) < 0.5,
+            )
+        )
+    sums = max(width, 1) + 2
+    groups = random.integers(0, 3, len(made)).astype(np.int32)
+    near = [pool, np.nextafter(pool, pool.dtype.type(np.inf)), np.nextafter(pool, pool.dtype.type(-np.inf)), [np.nan]]
+    rows = draw(st.sampled_from([0, 1, 7, 8, 17, 2050]))
+    columns = [random.choice(np.concatenate(near), rows).astype(test) for _ in range(6)]
+    return Forest(trees=made, features=6, groups=groups, sums=sums), columns
+
+
+def stepped(forest: Forest, columns: Sequence[Array], start: Array, dtype: str) -> Array:
+    """The sums of a forest, row by row and node by node."""
+    out = np.repeat(start.astype(dtype)[:, None], len(columns[0]), axis=1)
+    for tree, group in zip(forest.trees, forest.groups.tolist(), strict=True):
+        leaves = tree.leaves.reshape(len(tree.leaves), -1).astype(dtype)
+        for row in range(out.shape[1]):
+            node = 0 if len(tree.feature) else ~0
+            while node >= 0:
+                value = columns[tree.feature[node]][row]
+                goes_left = tree.missing_left[node] if np.isnan(value) else value <= tree.threshold[node]
+                node = int(tree.left[node] if goes_left else tree.right[node])
+            for number in range(leaves.shape[1]):
+                out[group + number, row] += leaves[~node, number]
+    return out
+
+
+@settings(max_examples=40, deadline=None)
+@given(forests(), st.sampled_from(["f8", "f4"]))
+def test_walks_and_tables_end_where_single_steps_end(made: tuple[Forest, list[Array]], dtype: str) -> None:
+    forest, columns = made
+    shown = [column[:60] for column in columns]
+    start = np.arange(forest.sums, dtype=dtype)
+    expected = stepped(forest, shown, start, dtype).tobytes()
+    for kernel in (WalkKernel(forest, dtype=dtype), TableKernel(compile_tables(ensemble_of(forest), dtype=dtype))):
+        assert kernel.scores(shown, start).tobytes() == expected
+        whole = kernel.scores(columns, start)
+        assert whole[:, : len(shown[0])].tobytes() == expected
+        assert whole.shape == (forest.sums, len(columns[0]))
+
+
+@pytest.mark.parametrize(("left", "right"), [([0], [~0]), ([~0], [~0]), ([~0], [1]), ([~2], [~0])])
+def test_no_walk_leads_astray(left: list[int], right: list[int]) -> None:
+    """In a circle, twice to one leaf, to a node or a leaf that is none."""
+    tree = Tree(
+        feature=np.array([0], np.int32),
+        left=np.array(left, np.int32),
+        right=np.array(right, np.int32),
+        leaves=np.zeros(2),
+        threshold=np.zeros(1),
+        missing_left=np.zeros(1, bool),
+    )
+    with pytest.raises(NotCompilable, match="each of its leaves once"):
+        WalkKernel(Forest(trees=[tree], features=1, groups=np.zeros(1, np.int32), sums=1), dtype="f8")
+
+
+def test_large_trees_are_walked_and_small_ones_ranked() -> None:
+    def forest(leaves: int, questions: dict[int, Question]) -> Forest:
+        left, right = children(np.random.default_rng(0), leaves)
+        tests = {"threshold": np.arange(leaves - 1.0), "missing_left": np.zeros(leaves - 1, bool)}
+        feature = np.zeros(leaves - 1, np.int32)
+        tree = Tree(feature=feature, left=left, right=right, leaves=np.zeros(leaves), **tests, questions=questions)
+        return Forest(trees=[tree], features=1, groups=np.zeros(1, np.int32), sums=1)
+
+    asked = Question(breaks=np.array([1.0]), goes_left=lambda values: values > 1)
+    chosen = [(64, {}, TableKernel), (65, {}, WalkKernel), (65, {3: asked}, TableKernel)]
+    for leaves, questions, kind in chosen:
+        assert type(trees.kernel_of(forest(leaves, questions), dtype="f8")) is kind
+
+
 def test_a_tree_that_is_none_is_refused() -> None:
     """Nodes that lead in a circle, and leaves that nothing leads to."""
     for left, right in (([0], [~0]), ([~0], [~0])):
-        tree = Tree(
+        tree = AskedTree(
             feature=np.array([0], np.int32),
             left=np.array(left, np.int32),
             right=np.array(right, np.int32),
@@ -123,7 +227,7 @@ def test_a_tree_that_is_none_is_refused() -> None:
             sums=1,
         )
         with pytest.raises(NotCompilable):
-            compile_trees(ensemble, dtype="f8")
+            compile_tables(ensemble, dtype="f8")
 
 
 def data(seed: int = 5) -> tuple[Array, Array]:
@@ -320,24 +424,42 @@ SKLEARN: dict[str, tuple[str, dict[str, Any], int]] = {
     "stages from zero": ("GradientBoostingRegressor", {"init": "zero"}, VALUE),
     "stages, two classes": ("GradientBoostingClassifier", {}, YES),
     "stages, classes": ("GradientBoostingClassifier", {}, CLASSES),
+    "forest": ("RandomForestRegressor", {}, VALUE),
+    "forest, two classes": ("RandomForestClassifier", {}, YES),
+    "forest of small trees, classes": ("RandomForestClassifier", {"max_depth": 4}, CLASSES),
+    "random splits": ("ExtraTreesRegressor", {"max_leaf_nodes": 30}, VALUE),
+    "random splits, classes": ("ExtraTreesClassifier", {"min_samples_leaf": 3}, CLASSES),
+    "one tree": ("DecisionTreeRegressor", {}, VALUE),
+    "one tree, classes": ("DecisionTreeClassifier", {"min_samples_leaf": 5}, CLASSES),
+    "one random tree": ("ExtraTreeClassifier", {"max_depth": 3}, YES),
 }
 
 
 def sklearn_model(path: Path, x: Array, y: Array, name: str, *, scaled: bool = False, **parameters: Any) -> Any:
     import joblib
-    from sklearn import ensemble
+    from sklearn import ensemble, tree
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    rounds = "max_iter" if name.startswith("Hist") else "n_estimators"
-    model = getattr(ensemble, name)(**{rounds: 15}, random_state=0, **parameters)
+    kind = getattr(ensemble, name, None) or getattr(tree, name)
+    rounds = {"max_iter", "n_estimators"} & set(kind().get_params())
+    model = kind(**dict.fromkeys(rounds, 15), random_state=0, **parameters)
     model = make_pipeline(StandardScaler(), model) if scaled else model
     joblib.dump(model.fit(x, y), path)
     return model
 
 
+def sklearn_thresholds(model: Any) -> list[float]:
+    if hasattr(model, "_predictors"):
+        nodes = [tree.nodes for stage in model._predictors for tree in stage]
+        return [float(each) for tree in nodes for each in tree["num_threshold"][tree["is_leaf"] == 0]]
+    fitted = np.ravel(model.estimators_) if hasattr(model, "estimators_") else [model]
+    return [float(each) for one in fitted for each in one.tree_.threshold[one.tree_.children_left != -1]]
+
+
 @pytest.mark.parametrize(
-    ("name", "scaled"), [*((name, False) for name in SKLEARN), ("histograms", True), ("stages, classes", True)]
+    ("name", "scaled"),
+    [*((name, False) for name in SKLEARN), ("histograms", True), ("stages, classes", True), ("forest", True)],
 )
 def test_scikit_learn_s_bits(tmp_path: Path, name: str, scaled: bool) -> None:
     kind, parameters, target = SKLEARN[name]
@@ -345,15 +467,11 @@ def test_scikit_learn_s_bits(tmp_path: Path, name: str, scaled: bool) -> None:
     if kind.startswith("Gradient"):
         x = np.nan_to_num(x)
     model = sklearn_model(tmp_path / "model.pkl", x, targets(y)[target], kind, scaled=scaled, **parameters)
-    final = model[-1] if scaled else model
-    trees_ = [tree.nodes for stage in final._predictors for tree in stage] if kind.startswith("Hist") else []
-    thresholds = [float(each) for tree in trees_ for each in tree["num_threshold"][tree["is_leaf"] == 0]]
-    thresholds += [
-        float(each) for tree in getattr(final, "estimators_", np.empty(0)).ravel() for each in tree.tree_.threshold
-    ]
+    thresholds = sklearn_thresholds(model[-1] if scaled else model)
     rows = probes(x, thresholds)
-    if kind.startswith("Gradient") or scaled:
-        rows = np.nan_to_num(rows, nan=0.25, posinf=1e30, neginf=-1e30)
+    if not kind.startswith("Hist") or scaled:
+        missing = 0.25 if kind.startswith("Gradient") or scaled else np.nan
+        rows = np.nan_to_num(rows, nan=missing, posinf=1e30, neginf=-1e30)
         rows[np.abs(rows) > 1e30] = 1e30
     asked = {"features": NAMES, "probabilities": target in (YES, CLASSES)}
     expected, found = both(PickleFlavor, tmp_path / "model.pkl", batch(rows), **asked)
@@ -370,20 +488,56 @@ def test_scikit_learn_does_not_sum_the_trees_itself(tmp_path: Path, monkeypatch:
     assert model.predict(batch(x)).by_kernel
 
 
+def test_scikit_learn_s_categories(tmp_path: Path) -> None:
+    """Codes that training saw, codes that it did not, and missing ones."""
+    random = np.random.default_rng(2)
+    x, y = data()
+    x[:, 1], x[:, 4] = random.choice(np.arange(0, 180, 3), ROWS), random.integers(0, 5, ROWS)
+    x[::17, 1] = np.nan
+    y = y + np.sin(np.nan_to_num(x[:, 1]) * 3) * 2
+    sklearn_model(
+        tmp_path / "model.pkl", x, y, "HistGradientBoostingRegressor", categorical_features=[1, 4], min_samples_leaf=3
+    )
+    rows = probes(x, [])
+    codes = [*range(-3, 260), 0.5, 1e9, np.nan]
+    rows[:, 1], rows[:, 4] = random.choice(codes, len(rows)), random.choice(codes, len(rows))
+    expected, found = both(PickleFlavor, tmp_path / "model.pkl", batch(rows), features=NAMES)
+    assert found == expected
+
+
+@pytest.mark.parametrize("name", ["RandomForestClassifier", "GradientBoostingRegressor"])
+def test_sparse_rows_of_a_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    import joblib
+    from sklearn import ensemble
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder
+
+    random = np.random.default_rng(4)
+    words, y = random.integers(0, 20, (300, 3)).astype(float), random.integers(0, 3, 300)
+    model = make_pipeline(
+        OneHotEncoder(handle_unknown="ignore"), getattr(ensemble, name)(n_estimators=5, random_state=0)
+    )
+    joblib.dump(model.fit(words, y), tmp_path / "model.pkl")
+    monkeypatch.setattr(sklearn_trees, "DENSE_ROWS", 64)
+    rows = batch(random.integers(0, 25, (200, 3)).astype(float))
+    expected, found = both(PickleFlavor, tmp_path / "model.pkl", rows, features=NAMES[:3])
+    assert found == expected
+
+
 @pytest.mark.parametrize(
-    ("name", "parameters", "why"),
+    ("name", "columns", "why"),
     [
-        ("RandomForestRegressor", {"max_depth": 3}, "there is no kernel for a RandomForestRegressor"),
-        ("HistGradientBoostingRegressor", {"categorical_features": [0]}, "it splits by categories"),
+        ("BaggingRegressor", 1, "there is no kernel for a BaggingRegressor"),
+        ("AdaBoostRegressor", 1, "there is no kernel for a AdaBoostRegressor"),
+        ("RandomForestRegressor", 2, "it has several outputs"),
+        ("DecisionTreeClassifier", 2, "it has several outputs"),
     ],
 )
-def test_what_no_kernel_knows_is_left_to_scikit_learn(
-    tmp_path: Path, name: str, parameters: dict[str, Any], why: str
-) -> None:
+def test_what_no_kernel_knows_is_left_to_scikit_learn(tmp_path: Path, name: str, columns: int, why: str) -> None:
     x, y = data()
     x = np.nan_to_num(x)
-    x[:, 0] = np.random.default_rng(3).integers(0, 4, ROWS)
-    sklearn_model(tmp_path / "model.pkl", x, y + 3 * (x[:, 0] == 2), name, **parameters)
+    several = np.repeat((y > 0).astype(int)[:, None], columns, axis=1)
+    sklearn_model(tmp_path / "model.pkl", x, several if columns > 1 else y, name)
     model = PickleFlavor().load(str(tmp_path / "model.pkl"), {"features": NAMES, "accelerate": True})
     assert (model.kernel, model.not_accelerated) == (None, why)
     assert not model.predict(batch(x)).by_kernel
@@ -398,20 +552,30 @@ def test_another_scikit_learn_is_left_alone(tmp_path: Path, monkeypatch: pytest.
     x, y = data()
     sklearn_model(tmp_path / "model.pkl", x, y, "HistGradientBoostingRegressor")
     expected = PickleFlavor().load(str(tmp_path / "model.pkl"), {"features": NAMES}).predict(batch(x))
-    monkeypatch.setattr(sklearn_trees, "_Part", renamed)
+    monkeypatch.setattr(sklearn_trees, "of_nodes", renamed)
     model = PickleFlavor().load(str(tmp_path / "model.pkl"), {"features": NAMES, "accelerate": True})
     assert model.kernel is None
     assert "keeps trees in another way" in model.not_accelerated
     assert bits(model.predict(batch(x))) == bits(expected)
 
 
-def test_tables_that_are_too_large_are_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trees_whose_tables_are_too_large_are_walked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = data()
-    lightgbm_model(tmp_path / "model.txt", x, y)
-    monkeypatch.setattr(trees, "MAX_TABLE_BYTES", 1000)
+    thresholds = lightgbm_model(tmp_path / "model.txt", x, y)
+    monkeypatch.setattr(trees, "MOST_TABLE_BYTES", 1000)
+    monkeypatch.setattr(trees, "TableKernel", None)
+    expected, found = both(LightGBMFlavor, tmp_path / "model.txt", batch(probes(x, thresholds)))
+    assert found == expected
+
+
+def test_tables_of_categories_that_are_too_large_are_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = data()
+    x[:, 0] = np.random.default_rng(3).integers(0, 9, ROWS)
+    lightgbm_model(tmp_path / "model.txt", x, y + 3 * (x[:, 0] % 3), categorical=[0])
+    monkeypatch.setattr(trees, "MOST_TABLE_BYTES", 1000)
     model = LightGBMFlavor().load(str(tmp_path / "model.txt"), {"accelerate": True})
     assert model.kernel is None
-    assert "its tables would take" in model.not_accelerated
+    assert "too large for tables" in model.not_accelerated
 
 
 @pytest.mark.parametrize("broken", ["absent", "other version"])

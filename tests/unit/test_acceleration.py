@@ -16,8 +16,9 @@ from tidemill.domain.plan import PlanSummary
 from tidemill.domain.signature import Field, Kernel, ModelInfo
 from tidemill.engine import acceleration, models, planner
 from tidemill.engine.acceleration import choose, compare
-from tidemill.flavors import lightgbm_trees
-from tidemill.kernels.trees import Tables
+from tidemill.kernels import trees
+from tidemill.kernels.tables import Tables
+from tidemill.kernels.walks import WalkKernel
 from tidemill.ports.flavor import Model, Predicted
 from tidemill.wire.spec import ComputeSpec, InputSpec, JobSpec, OutputSpec
 
@@ -148,15 +149,48 @@ def test_rows_that_are_compared_come_from_all_over_the_input(trained: tuple[str,
     assert all(1 <= head.rows <= 700 for head in heads)
 
 
+@pytest.mark.parametrize("name", ["breast_cancer", "diabetes", "digits", "iris", "wine"])
+def test_forests_of_real_data_agree(name: str, tmp_path: Path) -> None:
+    import joblib
+    from sklearn import datasets, ensemble
+
+    x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
+    kind = ensemble.RandomForestRegressor if name == "diabetes" else ensemble.RandomForestClassifier
+    joblib.dump(kind(n_estimators=10, random_state=0).fit(x, y), tmp_path / "model.pkl")
+    columns = {f"f{number}": column for number, column in enumerate(x.T)}
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    _, found = decided((str(tmp_path / "model.pkl"), str(tmp_path / "rows.parquet")), tmp_path / "staging")
+    assert found["why_not"] is None
+    assert (found["kernel"]["checked_rows"], found["kernel"]["largest_difference"]) == (len(x), 0)
+
+
+def test_one_wrong_leaf_of_a_large_tree_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import joblib
+    from sklearn.tree import DecisionTreeRegressor
+
+    class Wrong(WalkKernel):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            self._leaves[17] += 1e-9
+
+    monkeypatch.setattr(trees, "WalkKernel", Wrong)
+    x = np.random.default_rng(0).normal(size=(500, 3))
+    joblib.dump(DecisionTreeRegressor(random_state=0).fit(x, x.sum(axis=1)), tmp_path / "model.pkl")
+    pq.write_table(pa.table(dict(zip("abc", x.T, strict=True))), tmp_path / "rows.parquet")
+    _, found = decided((str(tmp_path / "model.pkl"), str(tmp_path / "rows.parquet")), tmp_path / "staging")
+    assert found["kernel"] is None
+    assert "prediction differs by" in found["why_not"]
+
+
 def test_one_wrong_leaf_is_caught(trained: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = lightgbm_trees.compile_trees
+    right = trees.compile_tables
 
     def wrong(*given: Any, **named: Any) -> Tables:
         tables = right(*given, **named)
         tables.leaves[17] += 1e-9
         return tables
 
-    monkeypatch.setattr(lightgbm_trees, "compile_trees", wrong)
+    monkeypatch.setattr(trees, "compile_tables", wrong)
     _, found = decided(trained, tmp_path)
     assert found["kernel"] is None
     assert "the kernel trees disagrees with the library: prediction differs by" in found["why_not"]

@@ -1,7 +1,7 @@
 """LightGBM's text models scored by the kernel of `tidemill.kernels.trees`: the same bits, without the library.
 
 Decisions are those of `Tree::NumericalDecision`, `Tree::CategoricalDecision` and of the objectives'
-`ConvertOutput` in LightGBM's sources, asked for one value between each two breaks.
+`ConvertOutput` in LightGBM's sources.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import numpy as np
 from tidemill.flavors.lightgbm_text import BoosterText, tree_texts
 from tidemill.kernels.library import NotCompilable
 from tidemill.kernels.transforms import exponential, log1p_exp, logistic, softmax
-from tidemill.kernels.trees import Ensemble, Shape, TreeKernel, asked, compile_trees
+from tidemill.kernels.tree import Forest, Question, Tree
+from tidemill.kernels.trees import kernel_of
 
 Array = np.ndarray[Any, Any]
 
 ZERO = float(np.float32(1e-35))
 """What is nearer to zero is zero to the library."""
+_BELOW_ZERO = float(np.nextafter(-ZERO, -np.inf))
 
 _MULTICLASS = ("multiclass", "softmax")
 _LOGISTIC = ("binary", "multiclassova", "multiclass_ova", "ova", "ovr", "cross_entropy", "xentropy")
@@ -42,8 +44,7 @@ class TreeBooster:
         self._groups = said.per_iteration
         self._rounds = said.trees // said.per_iteration
         self._averaged = said.averaged
-        found = ensemble(tree_texts(text), len(said.features), self._groups)
-        self._kernel = TreeKernel(compile_trees(found, dtype="f8"))
+        self._kernel = kernel_of(forest(tree_texts(text), len(said.features), self._groups), dtype="f8")
 
     def predict(self, columns: Sequence[Array]) -> Array:
         """Predictions of contiguous float64 vectors, NaN for null: (rows,), or (rows, groups) if groups > 1."""
@@ -80,20 +81,11 @@ def _squared(sums: Array) -> Array:
     return _rows(np.copysign(sums * sums, sums))
 
 
-def ensemble(blocks: Sequence[Mapping[str, str]], features: int, groups: int) -> Ensemble:
+def forest(blocks: Sequence[Mapping[str, str]], features: int, groups: int) -> Forest:
     """The trees of a model, each given as the pairs of key and value of its text. Raises NotCompilable."""
-    parts = [_parts(block) for block in blocks]
-    shapes = [
-        Shape(
-            feature=part["split_feature"],
-            left=part["left_child"],
-            right=part["right_child"],
-            leaves=part["leaf_value"],
-        )
-        for part in parts
-    ]
-    of = (np.arange(len(shapes)) % groups).astype(np.int32)
-    return asked(shapes, _breaks(parts, features), _asker(parts), groups=of, sums=groups)
+    trees = [_tree(_parts(block)) for block in blocks]
+    of = (np.arange(len(trees)) % groups).astype(np.int32)
+    return Forest(trees=trees, features=features, groups=of, sums=groups)
 
 
 def _parts(block: Mapping[str, str]) -> dict[str, Array]:
@@ -106,18 +98,30 @@ def _parts(block: Mapping[str, str]) -> dict[str, Array]:
     return {key: np.array((block.get(key) or "").split(), dtype=kind) for key, kind in kinds.items()}
 
 
-def _breaks(parts: Sequence[Mapping[str, Array]], features: int) -> list[Array]:
-    """All values at which a test of a feature may change its answer."""
-    found: list[list[Array]] = [[] for _ in range(features)]
-    for part in parts:
-        categorical = (part["decision_type"] & _CATEGORICAL).astype(bool)
-        for feature in np.unique(part["split_feature"]).tolist():
-            here = part["split_feature"] == feature
-            found[feature].append(part["threshold"][here & ~categorical])
-            for place in part["threshold"][here & categorical].astype(int).tolist():
-                found[feature].append(_between_categories(_bits(part, place)))
-    around_zero = np.array([np.nextafter(-ZERO, -np.inf), ZERO])
-    return [np.unique(np.concatenate([*each, around_zero])) if each else np.empty(0) for each in found]
+def _tree(part: Mapping[str, Array]) -> Tree:
+    kind, said = part["decision_type"], part["threshold"]
+    default_left, missing = (kind & _DEFAULT_LEFT).astype(bool), (kind >> 2) & 3
+    # Rows are kept as sparse ones, without what is so near to zero: that is zero. NaN is zero to most tests.
+    threshold = np.where(said < 0.0, np.minimum(said, _BELOW_ZERO), np.maximum(said, ZERO))
+    missing_left = np.where(missing == _MISSING_NAN, default_left, said >= 0.0)
+    questions = {}
+    for node in np.flatnonzero(kind & _CATEGORICAL).tolist():
+        questions[node] = _among(_bits(part, int(said[node])))
+    for node in np.flatnonzero((missing == _MISSING_ZERO) & ~(kind & _CATEGORICAL).astype(bool)).tolist():
+        questions[node] = _but_zero(float(threshold[node]), bool(default_left[node]))
+    return Tree(
+        feature=part["split_feature"], left=part["left_child"], right=part["right_child"], leaves=part["leaf_value"],
+        threshold=threshold, missing_left=missing_left, questions=questions,
+    )  # fmt: skip
+
+
+def _but_zero(threshold: float, default_left: bool) -> Question:
+    """Of a feature whose missing values are zeros: both go by default."""
+
+    def goes_left(values: Array) -> Array:
+        return np.where((np.abs(values) <= ZERO) | np.isnan(values), default_left, values <= threshold)
+
+    return Question(breaks=np.array([_BELOW_ZERO, ZERO, threshold]), goes_left=goes_left)
 
 
 def _bits(part: Mapping[str, Array], place: int) -> Array:
@@ -130,42 +134,15 @@ def _bits(part: Mapping[str, Array], place: int) -> Array:
     return bits
 
 
-def _between_categories(bits: Array) -> Array:
-    """Breaks around each category: a value counts as the whole number it is cut off to, -0.9 as 0."""
-    return np.concatenate([[-1.0], np.nextafter(np.arange(1.0, len(bits) + 1), -np.inf)])
+def _among(bits: Array) -> Question:
+    """Whether a value is among the categories; NaN and negatives are not. It counts as the whole number that it is
+    cut off to, -0.9 as 0."""
 
-
-def _asker(parts: Sequence[Mapping[str, Array]]) -> Callable[[Array, Array], Array]:
-    bounds = np.cumsum([0, *(len(part["split_feature"]) for part in parts)])
-    threshold = np.concatenate([np.empty(0, np.float64), *(part["threshold"] for part in parts)])
-    kind = np.concatenate([np.empty(0, np.int32), *(part["decision_type"] for part in parts)])
-
-    def ask(nodes: Array, values: Array) -> Array:
-        found = _numerical(values, threshold[nodes], kind[nodes])
-        for row in np.flatnonzero(kind[nodes] & _CATEGORICAL).tolist():
-            tree = parts[int(np.searchsorted(bounds, nodes[row], side="right")) - 1]
-            found[row] = _categorical(values, _bits(tree, int(threshold[nodes[row]])))
+    def goes_left(values: Array) -> Array:
+        found = np.zeros(len(values), bool)
+        inside = (values > -1.0) & (values < len(bits))
+        found[inside] = bits[values[inside].astype(int)]
         return found
 
-    return ask
-
-
-def _numerical(values: Array, thresholds: Array, kinds: Array) -> Array:
-    """Answers (nodes x values) of tests for less or equal."""
-    missing = (kinds >> 2) & 3
-    by_default = (kinds & _DEFAULT_LEFT).astype(bool)
-    # Rows are kept as sparse ones, without what is so near to zero: that is zero. NaN is zero to most tests.
-    zero = np.abs(values) <= ZERO
-    nan = np.isnan(values)
-    goes_left: Array = np.where(zero | nan, 0.0, values) <= thresholds[:, None]
-    np.copyto(goes_left, by_default[:, None], where=(missing == _MISSING_NAN)[:, None] & nan)
-    np.copyto(goes_left, by_default[:, None], where=(missing == _MISSING_ZERO)[:, None] & (zero | nan))
-    return goes_left
-
-
-def _categorical(values: Array, bits: Array) -> Array:
-    """Whether each value, cut off to a whole number, is among the categories; NaN and negatives are not."""
-    goes_left = np.zeros(len(values), bool)
-    inside = (values > -1.0) & (values < len(bits))
-    goes_left[inside] = bits[values[inside].astype(int)]
-    return goes_left
+    breaks = np.concatenate([[-1.0], np.nextafter(np.arange(1.0, len(bits) + 1), -np.inf)])
+    return Question(breaks=breaks, goes_left=goes_left)

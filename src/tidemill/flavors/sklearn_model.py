@@ -19,7 +19,7 @@ from tidemill.flavors.options import PredictOptions
 from tidemill.flavors.sklearn_inputs import feed_of
 from tidemill.flavors.sklearn_linear import KERNEL as LINEAR
 from tidemill.flavors.sklearn_linear import FoldedPipeline, is_linear
-from tidemill.flavors.sklearn_trees import accelerate, is_boosted
+from tidemill.flavors.sklearn_trees import accelerate, kind_of
 from tidemill.kernels.library import NotCompilable
 from tidemill.kernels.library import version as kernels_version
 from tidemill.ports.flavor import Model, Predicted
@@ -107,8 +107,6 @@ class ScikitModel(Model):
 
     def _accelerate(self) -> None:
         try:
-            if not is_boosted(self._final):
-                raise NotCompilable(f"there is no kernel for a {type(self._final).__name__}")
             accelerate(self._final)
         except NotCompilable as exc:
             self.not_accelerated = str(exc)
@@ -166,7 +164,7 @@ class ScikitModel(Model):
         )
 
     def _kernel_name(self) -> str | None:
-        if is_boosted(self._final):
+        if kind_of(self._final):
             return KERNEL
         return LINEAR.name if is_linear(self._final) else None
 

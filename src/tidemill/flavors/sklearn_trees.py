@@ -1,7 +1,7 @@
-"""scikit-learn's boosted trees with their sums taken by the kernel of `tidemill.kernels.trees`.
+"""scikit-learn's trees with their sums taken by the kernel of `tidemill.kernels.trees`.
 
-Only the sum over the trees is replaced, `_raw_predict` of the estimator that was loaded: checks of the rows, links and
-labels stay scikit-learn's own. Decisions are those of `_predictor.pyx` and `_tree.pyx` in its sources.
+Only the sum over the trees is replaced in the estimator that was loaded: checks of the rows, links and labels stay
+scikit-learn's own. Decisions are those of `_predictor.pyx` and `_tree.pyx` in its sources.
 """
 
 from __future__ import annotations
@@ -12,114 +12,200 @@ from typing import Any
 import numpy as np
 
 from tidemill.kernels.library import NotCompilable
-from tidemill.kernels.trees import Shape, TreeKernel, asked, compile_trees
+from tidemill.kernels.tree import Forest, Question, Tree, of_nodes
+from tidemill.kernels.trees import TreeKernel, kernel_of
 
 Array = np.ndarray[Any, Any]
+Sums = Callable[[Array], Array]
+"""Checked rows -> sums of each, (rows, sums)."""
 
-_HISTOGRAM = "sklearn.ensemble._hist_gradient_boosting.gradient_boosting"
-_STAGES = "sklearn.ensemble._gb"
+DENSE_ROWS = 1_024
+"""Of a sparse matrix, rows that are written out at a time."""
 
 
-def is_boosted(estimator: Any) -> bool:
-    """Whether it is one of those that `accelerate` knows."""
-    return type(estimator).__module__ in (_HISTOGRAM, _STAGES)
+def kind_of(estimator: Any) -> str | None:
+    """What `accelerate` would do with an estimator; None if it knows none of its class."""
+    return _KINDS.get(f"{type(estimator).__module__}.{type(estimator).__name__}")
 
 
 def accelerate(estimator: Any) -> None:
     """Have the kernel sum the trees of this very estimator from now on. Raises NotCompilable."""
+    kind = kind_of(estimator)
+    if kind is None:
+        raise NotCompilable(f"there is no kernel for a {type(estimator).__name__}")
     try:
-        summed = _of_histograms(estimator) if type(estimator).__module__ == _HISTOGRAM else _of_stages(estimator)
+        _ACCELERATE[kind](estimator)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as exc:
         raise NotCompilable(f"this version of scikit-learn keeps trees in another way: {exc}") from exc
-    estimator._raw_predict = summed
 
 
-def _of_histograms(estimator: Any) -> Callable[..., Array]:
-    nodes = [predictor.nodes for stage in estimator._predictors for predictor in stage]
-    if any(tree["is_categorical"].any() for tree in nodes):
-        raise NotCompilable("it splits by categories")
-    width, features = int(estimator.n_trees_per_iteration_), int(estimator.n_features_in_)
+def _of_histograms(estimator: Any) -> None:
+    categories = estimator._bin_mapper.make_known_categories_bitsets()
+    trees = [_of_predictor(predictor, categories) for stage in estimator._predictors for predictor in stage]
+    width = int(estimator.n_trees_per_iteration_)
     start = np.ascontiguousarray(np.broadcast_to(np.ravel(estimator._baseline_prediction), (width,)), np.float64)
-    parts = [
-        _Part(
-            inner=tree["is_leaf"] == 0,
-            left=tree["left"].astype(np.int64),
-            right=tree["right"].astype(np.int64),
-            feature=tree["feature_idx"],
-            threshold=tree["num_threshold"],
-            missing_left=tree["missing_go_to_left"].astype(bool),
-            values=tree["value"],
-        )
-        for tree in nodes
-    ]
-    kernel = _kernel(parts, features, width)
+    kernel = _kernel(trees, estimator, width)
 
     def raw_predict(x: Any, n_threads: int | None = None) -> Array:
-        return _summed(kernel, estimator._preprocess_X(x, reset=False), start)
+        return _summed(kernel, np.asarray(estimator._preprocess_X(x, reset=False), np.float64), start)
 
-    return raw_predict
+    estimator._raw_predict = raw_predict
 
 
-def _of_stages(estimator: Any) -> Callable[..., Array]:
-    width, features = int(estimator.n_trees_per_iteration_), int(estimator.n_features_in_)
-    parts = []
-    for fitted in estimator.estimators_.ravel():
-        tree = fitted.tree_
-        inner = tree.children_left != -1
-        parts.append(
-            _Part(
-                inner=inner,
-                left=tree.children_left,
-                right=tree.children_right,
-                feature=tree.feature,
-                threshold=tree.threshold,
-                missing_left=np.zeros(len(inner), bool),
-                values=estimator.learning_rate * tree.value[:, 0, 0],
-            )
-        )
-    kernel = _kernel(parts, features, width)
+def _of_predictor(predictor: Any, categories: tuple[Array, Array]) -> Tree:
+    nodes = predictor.nodes
+    inner = nodes["is_leaf"] == 0
+    known, mapped = categories
+    tests = nodes[inner]
+    questions = {}
+    for place in np.flatnonzero(tests["is_categorical"]).tolist():
+        test = tests[place]
+        left = _bits(predictor.raw_left_cat_bitsets[test["bitset_idx"]])
+        seen = _bits(known[mapped[test["feature_idx"]]])
+        questions[place] = _among(left, seen, bool(test["missing_go_to_left"]))
+    return of_nodes(
+        inner=inner,
+        left=nodes["left"].astype(np.int64),
+        right=nodes["right"].astype(np.int64),
+        feature=nodes["feature_idx"],
+        threshold=nodes["num_threshold"].astype(np.float64),
+        missing_left=nodes["missing_go_to_left"],
+        values=nodes["value"].astype(np.float64),
+        questions=questions,
+    )
+
+
+def _bits(words: Array) -> Array:
+    """Which categories, of 256, are in a set."""
+    return np.unpackbits(np.ascontiguousarray(words, "<u4").view(np.uint8), bitorder="little").astype(bool)
+
+
+def _among(left: Array, known: Array, missing_left: bool) -> Question:
+    """Whether a value, cut off to a byte, is among the categories; those that training did not see are as missing."""
+
+    def goes_left(values: Array) -> Array:
+        found = np.full(len(values), missing_left)
+        whole = (values >= 0) & (values < len(left))
+        codes = values[whole].astype(np.int64)
+        found[whole] = np.where(known[codes], left[codes], missing_left)
+        return found
+
+    return Question(breaks=np.nextafter(np.arange(0.0, len(left) + 1), -np.inf), goes_left=goes_left)
+
+
+def _of_stages(estimator: Any) -> None:
+    width = int(estimator.n_trees_per_iteration_)
+    trees = [
+        _of_tree(fitted.tree_, estimator.learning_rate * fitted.tree_.value[:, 0, 0], never_missing=True)
+        for fitted in estimator.estimators_.ravel()
+    ]
+    kernel = _kernel(trees, estimator, width)
 
     def raw_predict(x: Any) -> Array:
         start: Array = estimator._raw_predict_init(x)
-        # Rows are 32-bit numbers to these trees, and thresholds 64-bit ones.
-        return _summed(kernel, np.asarray(x, np.float32).astype(np.float64), start.T)
+        return _by_blocks(x, lambda rows, begin: _summed(kernel, rows, start[begin : begin + len(rows)].T))
 
-    return raw_predict
-
-
-class _Part:
-    """One tree as arrays: its inner nodes, and its leaves apart."""
-
-    def __init__(
-        self, *, inner: Array, left: Array, right: Array, feature: Array, threshold: Array, missing_left: Array,
-        values: Array,
-    ) -> None:  # fmt: skip
-        place = np.where(inner, np.cumsum(inner) - 1, ~(np.cumsum(~inner) - 1)).astype(np.int32)
-        self.threshold, self.missing_left = threshold[inner], missing_left[inner]
-        self.shape = Shape(
-            feature=feature[inner].astype(np.int32),
-            left=place[left[inner]],
-            right=place[right[inner]],
-            leaves=values[~inner].astype(np.float64),
-        )
+    estimator._raw_predict = raw_predict
 
 
-def _kernel(parts: Sequence[_Part], features: int, width: int) -> TreeKernel:
-    threshold = np.concatenate([np.empty(0), *(part.threshold for part in parts)])
-    missing_left = np.concatenate([np.empty(0, bool), *(part.missing_left for part in parts)])
-    tested = np.concatenate([np.empty(0, np.int32), *(part.shape.feature for part in parts)])
-    breaks = [np.unique(threshold[tested == number]) for number in range(features)]
+def _of_forest(estimator: Any) -> None:
+    _mean(estimator, estimator.estimators_, estimator._validate_X_predict)
+    # Gigabytes for deep trees, of which checks of the rows ask the first one.
+    estimator.estimators_ = estimator.estimators_[:1]
 
-    def ask(nodes: Array, values: Array) -> Array:
-        found: Array = values <= threshold[nodes][:, None]
-        found[:, -1] = missing_left[nodes]
-        return found
 
-    groups = (np.arange(len(parts)) % width).astype(np.int32)
-    ensemble = asked([part.shape for part in parts], breaks, ask, groups=groups, sums=width)
-    return TreeKernel(compile_trees(ensemble, dtype="f8"))
+def _of_one(estimator: Any) -> None:
+    _mean(estimator, [estimator], lambda x: estimator._validate_X_predict(x, True))
+
+
+def _mean(estimator: Any, fitted: Sequence[Any], checked: Callable[[Any], Any]) -> None:
+    """Replace what gives the mean of trees: shares of classes, or values."""
+    if estimator.n_outputs_ != 1:
+        raise NotCompilable("it has several outputs")
+    classifies = hasattr(estimator, "classes_")
+    width = int(estimator.n_classes_) if classifies else 1
+    trees = [_of_tree(each.tree_, each.tree_.value[:, 0, :width]) for each in fitted]
+    kernel, count, start = _kernel(trees, estimator, width), len(trees), np.zeros(width)
+
+    def mean(x: Any) -> Array:
+        sums = _by_blocks(checked(x), lambda rows, begin: _summed(kernel, rows, start))
+        sums /= count
+        return sums
+
+    if not classifies:
+        estimator.predict = lambda x: mean(x)[:, 0]
+        return
+    estimator.predict_proba = mean
+    estimator.predict = lambda x: estimator.classes_.take(np.argmax(mean(x), axis=1), axis=0)
+
+
+def _of_tree(tree: Any, values: Array, *, never_missing: bool = False) -> Tree:
+    inner = tree.children_left != -1
+    return of_nodes(
+        inner=inner,
+        left=tree.children_left,
+        right=tree.children_right,
+        feature=tree.feature,
+        threshold=_narrow(tree.threshold),
+        missing_left=np.zeros(len(inner), bool) if never_missing else tree.missing_go_to_left,
+        values=values,
+    )
+
+
+def _narrow(thresholds: Array) -> Array:
+    """Rows are 32-bit numbers to these trees, and thresholds 64-bit ones: the largest 32-bit number not above each."""
+    with np.errstate(over="ignore"):
+        narrow = thresholds.astype(np.float32)
+    above = narrow > thresholds
+    narrow[above] = np.nextafter(narrow[above], np.float32(-np.inf))
+    return narrow
+
+
+_KINDS = {
+    **{
+        f"sklearn.ensemble._hist_gradient_boosting.gradient_boosting.HistGradientBoosting{kind}": "histograms"
+        for kind in ("Classifier", "Regressor")
+    },
+    **{f"sklearn.ensemble._gb.GradientBoosting{kind}": "stages" for kind in ("Classifier", "Regressor")},
+    **{
+        f"sklearn.ensemble._forest.{name}{kind}": "forest"
+        for name in ("ExtraTrees", "RandomForest")
+        for kind in ("Classifier", "Regressor")
+    },
+    **{
+        f"sklearn.tree._classes.{name}{kind}": "one"
+        for name in ("DecisionTree", "ExtraTree")
+        for kind in ("Classifier", "Regressor")
+    },
+}
+_ACCELERATE: dict[str, Callable[[Any], None]] = {
+    "histograms": _of_histograms,
+    "stages": _of_stages,
+    "forest": _of_forest,
+    "one": _of_one,
+}
+
+
+def _kernel(trees: Sequence[Tree], estimator: Any, sums: int) -> TreeKernel:
+    """Trees that add to all sums, or, with one number a leaf, to one after the other."""
+    several = bool(trees) and trees[0].leaves.ndim == 2
+    groups = np.zeros(len(trees), np.int32) if several else (np.arange(len(trees)) % sums).astype(np.int32)
+    forest = Forest(trees=trees, features=int(estimator.n_features_in_), groups=groups, sums=sums)
+    return kernel_of(forest, dtype="f8")
+
+
+def _by_blocks(x: Any, sums: Callable[[Array, int], Array]) -> Array:
+    """Sums of rows as 32-bit numbers; a sparse matrix is written out some rows at a time."""
+    if not hasattr(x, "toarray"):
+        return sums(np.asarray(x, np.float32), 0)
+    blocks = [
+        sums(x[begin : begin + DENSE_ROWS].toarray().astype(np.float32, copy=False), begin)
+        for begin in range(0, max(x.shape[0], 1), DENSE_ROWS)
+    ]
+    return np.asfortranarray(np.concatenate(blocks))
 
 
 def _summed(kernel: TreeKernel, matrix: Array, start: Array) -> Array:
-    columns = np.asfortranarray(matrix, np.float64)
+    """Sums (rows, sums) of a matrix of rows, of the type that the trees compare."""
+    columns = np.asfortranarray(matrix)
     return np.asfortranarray(kernel.scores([columns[:, number] for number in range(columns.shape[1])], start).T)

@@ -9,9 +9,10 @@
  */
 #include <math.h>
 #include <stdint.h>
-#include <string.h>
 
-#define ABI 1
+#include "export.h"
+
+#define ABI 2
 /* Rows that are ranked, and rows that go through a tree, at a time: what they need stays in the caches. */
 #define RANK_ROWS 512
 #define TREE_ROWS 2048
@@ -20,12 +21,6 @@
 #define CLONES __attribute__((target_clones("avx2", "default")))
 #else
 #define CLONES
-#endif
-
-#if defined(_WIN32)
-#define EXPORT __declspec(dllexport)
-#else
-#define EXPORT __attribute__((visibility("default")))
 #endif
 
 EXPORT int32_t tidemill_abi(void) { return ABI; }
@@ -57,9 +52,9 @@ RANK(tidemill_rank_f8_u2, double, double, uint16_t)
 RANK(tidemill_rank_f4_u1, float, float, uint8_t)
 RANK(tidemill_rank_f4_u2, float, float, uint16_t)
 
-/* Scores: out[group * rows + i] += value of the leaf that row i ends in, tree by tree.
+/* Scores: out[(group + w) * rows + i] += number w of `width` of the leaf that row i ends in, tree by tree.
  *
- * Tree t belongs to `groups[t]`. Its tables are pairs[t] to pairs[t + 1]: `features` says of which
+ * The group of tree t, the first of the sums that it adds to, is `groups[t]`. Its tables are pairs[t] to pairs[t + 1]: `features` says of which
  * feature's ranks (features * stride), `places` where in `tables` the table begins. A table has for each word
  * of 64 leaves one mask for each rank of the feature (`ranks`), words one after the other. */
 #define SCORE(NAME, RANK, VALUE)                                                                                  \
@@ -68,7 +63,8 @@ RANK(tidemill_rank_f4_u2, float, float, uint16_t)
                      const int32_t *restrict features,                                                            \
                      const int64_t *restrict places, const int32_t *restrict ranks,                               \
                      const uint64_t *restrict tables, const int64_t *restrict first_leaf,                         \
-                     const int32_t *restrict words, const VALUE *restrict leaves, VALUE *restrict out) {          \
+                     const int32_t *restrict words, const VALUE *restrict leaves, int32_t width,                  \
+                     VALUE *restrict out) {                                                                       \
         uint64_t mask[TREE_ROWS];                                                                                 \
         int32_t leaf[TREE_ROWS];                                                                                  \
         for (int64_t start = 0; start < rows; start += TREE_ROWS) {                                               \
@@ -76,7 +72,7 @@ RANK(tidemill_rank_f4_u2, float, float, uint16_t)
             const RANK *here = ranked + start;                                                                    \
             for (int32_t t = 0; t < trees; t++) {                                                                 \
                 VALUE *restrict sums = out + groups[t] * rows + start;                                            \
-                const VALUE *restrict values = leaves + first_leaf[t];                                            \
+                const VALUE *restrict values = leaves + first_leaf[t] * width;                                    \
                 for (int32_t word = 0; word < words[t]; word++) {                                                 \
                     int64_t p = pairs[t], end = pairs[t + 1];                                                     \
                     for (int i = 0; i < count; i++)                                                               \
@@ -97,7 +93,7 @@ RANK(tidemill_rank_f4_u2, float, float, uint16_t)
                         for (int i = 0; i < count; i++)                                                           \
                             mask[i] &= ta[a[i]];                                                                  \
                     }                                                                                             \
-                    if (words[t] == 1) {                                                                          \
+                    if (words[t] == 1 && width == 1) {                                                            \
                         for (int i = 0; i < count; i++)                                                           \
                             sums[i] += values[__builtin_ctzll(mask[i])];                                          \
                     } else if (word == 0) {                                                                       \
@@ -109,9 +105,10 @@ RANK(tidemill_rank_f4_u2, float, float, uint16_t)
                                 leaf[i] = 64 * word + __builtin_ctzll(mask[i]);                                   \
                     }                                                                                             \
                 }                                                                                                 \
-                if (words[t] > 1)                                                                                 \
-                    for (int i = 0; i < count; i++)                                                               \
-                        sums[i] += values[leaf[i]];                                                               \
+                if (words[t] > 1 || width > 1)                                                                    \
+                    for (int32_t w = 0; w < width; w++)                                                           \
+                        for (int i = 0; i < count; i++)                                                           \
+                            sums[w * rows + i] += values[(int64_t)leaf[i] * width + w];                           \
             }                                                                                                     \
         }                                                                                                         \
     }

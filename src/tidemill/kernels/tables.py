@@ -1,0 +1,241 @@
+"""Tree ensembles by tables: the QuickScorer idea, exact for any tests of single features.
+
+A node tests one feature. All tests of a feature cut its values at a finite number of *breaks*: between two
+of them every test answers the same. So a value is ranked once among the breaks of its feature, and for each
+(tree, feature) a table says by rank which leaves of the tree can still be reached. The leaf that a row ends
+in is the leftmost one that the tables of all its features leave: a node that sends a row to the right takes
+the leaves at its left away, and the leaves at the right of a node that sends it left need not be taken away,
+because those at the left come first. (Lucchese et al., "QuickScorer", SIGIR 2015, with tables for lists.)
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from tidemill.kernels.library import NotCompilable, library
+from tidemill.kernels.library import address as _at
+from tidemill.kernels.tree import Array, Forest, Question, Shape, joined, width_of
+
+MAX_BREAKS = 65_533
+"""Of a feature: a rank has two bytes."""
+WORD = 64
+"""Leaves of one mask."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedTree(Shape):
+    """A tree, and where in `Ensemble.answers` the answers of each node begin (int64)."""
+
+    answers: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ensemble:
+    """Trees, and how their tests answer."""
+
+    trees: Sequence[AskedTree]
+    breaks: tuple[Array, ...]
+    """Of each feature, ascending, float64 or float32 as the model compares: rank r is above break r - 1 and not
+    above break r. There is one more rank for what is above all, and one for a missing value."""
+    answers: Array
+    """uint8: for a node, by rank of its feature, whether it sends the row to the left."""
+    groups: Array
+    """int32: of each tree, the first of a row's sums that it adds to."""
+    sums: int
+    """How many sums a row has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """What the compiled library scores by."""
+
+    breaks: tuple[Array, ...]
+    groups: Array
+    sums: int
+    pairs: Array
+    features: Array
+    places: Array
+    ranks: Array
+    tables: Array
+    first_leaf: Array
+    words: Array
+    leaves: Array
+    width: int
+    """How many numbers a leaf holds."""
+
+    @property
+    def used(self) -> tuple[int, ...]:
+        """Positions of the features that a tree tests."""
+        return tuple(np.unique(self.features).tolist())
+
+    @property
+    def wide(self) -> bool:
+        """Whether a rank needs two bytes."""
+        return any(len(breaks) + 2 > 256 for breaks in self.breaks)
+
+
+def ensemble_of(forest: Forest) -> Ensemble:
+    """The forest with the answers of all its tests, which `table_bytes` found to be not too many."""
+    breaks = _breaks(forest)
+    bounds = np.cumsum([0, *(len(tree.feature) for tree in forest.trees)])
+    features = joined([tree.feature for tree in forest.trees], np.int32)
+    threshold = joined([tree.threshold for tree in forest.trees], forest.test_type)
+    missing_left = joined([tree.missing_left for tree in forest.trees], bool)
+    questions = dict(_questions(forest, bounds))
+    places = np.zeros(len(features), np.int64)
+    pieces: list[Array] = []
+    size = 0
+    for number, edges in enumerate(breaks):
+        nodes = np.flatnonzero(features == number)
+        if not len(nodes):
+            continue
+        values = np.concatenate([edges, np.array([np.inf, np.nan], edges.dtype)])
+        answers: Array = values <= threshold[nodes][:, None]
+        answers[:, -1] = missing_left[nodes]
+        for row, node in enumerate(nodes.tolist()):
+            if node in questions:
+                answers[row] = questions[node].goes_left(values)
+        places[nodes] = size + np.arange(len(nodes)) * len(values)
+        pieces.append(answers.view(np.uint8).ravel())
+        size += answers.size
+    trees = [
+        AskedTree(feature=tree.feature, left=tree.left, right=tree.right, leaves=tree.leaves, answers=places[begin:end])
+        for tree, (begin, end) in zip(forest.trees, pairwise(bounds.tolist()), strict=True)
+    ]
+    return Ensemble(
+        trees=trees, breaks=breaks, answers=joined(pieces, np.uint8), groups=forest.groups, sums=forest.sums
+    )
+
+
+def table_bytes(forest: Forest) -> int | None:
+    """How large the tables of a forest would be; None where a feature has more breaks than a rank can say."""
+    ranks = np.array([len(each) + 2 for each in _breaks(forest)], np.int64)
+    if ranks.max(initial=0) > MAX_BREAKS + 2:
+        return None
+    return 8 * sum(int(ranks[np.unique(tree.feature)].sum()) * _words(tree) for tree in forest.trees)
+
+
+def _breaks(forest: Forest) -> tuple[Array, ...]:
+    """Of each feature, all values at which a test may change its answer."""
+    found: list[list[Array]] = [[] for _ in range(forest.features)]
+    for tree in forest.trees:
+        plain = np.ones(len(tree.feature), bool)
+        for node, question in tree.questions.items():
+            plain[node] = False
+            found[tree.feature[node]].append(question.breaks)
+        for number in np.unique(tree.feature[plain]).tolist():
+            thresholds = tree.threshold[plain & (tree.feature == number)]
+            found[number].append(thresholds[~np.isnan(thresholds)])
+    return tuple(np.unique(joined(each, forest.test_type)) for each in found)
+
+
+def _questions(forest: Forest, bounds: Array) -> Iterator[tuple[int, Question]]:
+    """(number of a node over all trees, its question)."""
+    for begin, tree in zip(bounds.tolist(), forest.trees, strict=False):
+        yield from ((begin + node, question) for node, question in tree.questions.items())
+
+
+def _words(tree: Shape) -> int:
+    """Of a mask of its leaves."""
+    return -(-len(tree.leaves) // WORD)
+
+
+def compile_tables(ensemble: Ensemble, *, dtype: str) -> Tables:
+    """Tables of an ensemble whose sums are of `dtype` ("f8" or "f4"). Raises NotCompilable."""
+    found = library()
+    ranks = np.array([len(each) + 2 for each in ensemble.breaks], np.int32)
+    pairs, words, first_leaf = [0], [], [0]
+    features, places, tables, leaves = [], [], [], []
+    size = 0
+    for tree in ensemble.trees:
+        count = _words(tree)
+        used = np.unique(tree.feature)
+        lengths = ranks[used].astype(np.int64) * count
+        local = np.zeros(len(ranks), np.int64)
+        local[used] = np.cumsum(lengths) - lengths
+        table = np.full(int(lengths.sum()), np.iinfo(np.uint64).max, np.uint64)
+        order, stack = np.empty(len(tree.leaves), np.int32), np.empty(4 * len(tree.leaves), np.int32)
+        reached = found.tidemill_tables(
+            ctypes.c_int32(len(tree.feature)), _at(tree.feature), _at(tree.left), _at(tree.right),
+            _at(ensemble.answers), _at(tree.answers), _at(local), _at(ranks), ctypes.c_int32(count), _at(table),
+            _at(order), _at(stack),
+        )  # fmt: skip
+        if reached != len(tree.leaves) or len(np.unique(order)) != reached:
+            raise NotCompilable("a tree does not reach each of its leaves once")
+        features.append(used)
+        places.append(size + local[used])
+        tables.append(table)
+        size += len(table)
+        leaves.append(tree.leaves[order])
+        pairs.append(pairs[-1] + len(used))
+        words.append(count)
+        first_leaf.append(first_leaf[-1] + len(order))
+    where = joined(features, np.int32)
+    return Tables(
+        breaks=ensemble.breaks,
+        groups=ensemble.groups,
+        sums=ensemble.sums,
+        pairs=np.array(pairs, np.int64),
+        features=where,
+        places=joined(places, np.int64),
+        ranks=ranks[where],
+        tables=joined(tables, np.uint64),
+        first_leaf=np.array(first_leaf, np.int64),
+        words=np.array(words, np.int32),
+        leaves=np.ascontiguousarray(joined(leaves, dtype)),
+        width=width_of(ensemble.trees),
+    )
+
+
+class TableKernel:
+    """A compiled ensemble. `scores` may be called from several threads at once."""
+
+    def __init__(self, tables: Tables) -> None:
+        """Raises NotCompilable if the compiled library is not there."""
+        found = library()
+        self._tables = tables
+        self._float = tables.leaves.dtype.str[1:]
+        self._rank_type = np.dtype(np.uint16 if tables.wide else np.uint8)
+        breaks_type = tables.breaks[0].dtype.str[1:] if tables.breaks else "f8"
+        self._rank = getattr(found, f"tidemill_rank_{breaks_type}_{self._rank_type.str[1:]}")
+        self._score = getattr(found, f"tidemill_score_{self._rank_type.str[1:]}_{self._float}")
+        self._rank.restype = self._score.restype = None
+        self._padded = tuple(_padded(each) for each in tables.breaks)
+
+    def scores(self, columns: Sequence[Array], start: Array) -> Array:
+        """Sums of each row, (sums, rows): `start`, (sums,) or (sums, rows), and then the leaves, tree by tree.
+
+        `columns` are contiguous vectors of the type of the breaks, one for each feature; NaN is missing.
+        """
+        tables = self._tables
+        rows = len(columns[0]) if columns else 0
+        ranked = np.empty((len(columns), rows), self._rank_type)
+        for feature in tables.used:
+            padded, steps = self._padded[feature]
+            missing = len(tables.breaks[feature]) + 1
+            self._rank(
+                _at(columns[feature]), ctypes.c_int64(rows), _at(padded), ctypes.c_int32(steps),
+                ctypes.c_int32(missing), _at(ranked[feature]),
+            )  # fmt: skip
+        out = np.empty((tables.sums, rows), self._float)
+        out[:] = start if start.ndim == 2 else start[:, None]
+        self._score(
+            _at(ranked), ctypes.c_int64(rows), ctypes.c_int64(rows), ctypes.c_int32(len(tables.words)),
+            _at(tables.groups), _at(tables.pairs), _at(tables.features), _at(tables.places),
+            _at(tables.ranks), _at(tables.tables), _at(tables.first_leaf), _at(tables.words), _at(tables.leaves),
+            ctypes.c_int32(tables.width), _at(out),
+        )  # fmt: skip
+        return out
+
+
+def _padded(breaks: Array) -> tuple[Array, int]:
+    """Breaks with infinity behind them, so that a binary search needs no border; and its number of steps."""
+    steps = max(len(breaks).bit_length(), 1)
+    padded = np.full((1 << steps) - 1, np.inf, breaks.dtype)
+    padded[: len(breaks)] = breaks
+    return padded, steps
