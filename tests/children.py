@@ -20,7 +20,7 @@ def executor() -> LocalExecutor:
 
 
 @contextmanager
-def opened_here(settings: Settings | None = None, **_: bool) -> Iterator[Context]:
+def opened_here(settings: Settings | None = None, **_: object) -> Iterator[Context]:
     """As `tidemill.bootstrap.wiring.opened`; its children end with the block, what they are forked from stays."""
     with opened(settings, children=False) as context:
         session = executor().session(context.worker_id)
