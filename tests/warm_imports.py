@@ -8,7 +8,7 @@ from importlib import import_module
 
 from tidemill.executors.children import LAZY_ARENAS, ONE_THREAD
 
-MODULES = ("tidemill.bootstrap.local", "tidemill.stores.sql.store", "tidemill.executors.zygote", "pandas")
+MODULES = ("tidemill.bootstrap.local", "tidemill.stores.sql.store", "tidemill.executors.zygote")
 
 os.environ |= {**LAZY_ARENAS, **ONE_THREAD, "COLUMNS": "200"}
 gc.disable()
