@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parent / "results"
-LIBRARIES = ("tidemill", "tidemill-kernels", "numpy", "pyarrow", "lightgbm", "pandas")
+from benchmarks.harness.machine import facts
+from benchmarks.harness.places import RESULTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +73,7 @@ class Report:
             "at": now.isoformat(timespec="seconds"),
             "quick": quick,
             "sizes": self.sizes,
-            "machine": machine_facts(),
+            "machine": facts(),
             "ratios": [asdict(ratio) for ratio in self.ratios],
             "medians": medians,
             "runs": self.runs,
@@ -89,24 +86,3 @@ class Report:
     def _medians(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         numbers = [key for key, value in runs[0].items() if isinstance(value, int | float)]
         return {key: statistics.median(float(run[key]) for run in runs) for key in numbers}
-
-
-def machine_facts() -> dict[str, Any]:
-    """What the numbers depend on; no names of hosts, users or folders."""
-    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    memory = Path("/proc/meminfo").read_text().split()[1]
-    return {
-        "cpu": cpu[0].partition(":")[2].strip() if cpu else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": int(memory) * 1024,
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "libraries": {name: _version(name) for name in LIBRARIES},
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

@@ -19,14 +19,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import data
 import httpx2
 import psutil
 import pyarrow.parquet as pq
-from report import Ratio, Report
 
-ROOT = Path(__file__).resolve().parents[1]
-HOME = data.FOLDER / "service"
+from benchmarks.harness.places import FOLDER, ROOT
+from benchmarks.scenarios.report import Ratio, Report
+from benchmarks.workloads.boosted import lightgbm_model
+from benchmarks.workloads.rows import input_folder
+
+HOME = FOLDER / "service"
 WAIT_SECONDS = 60
 TREES, LEAVES = 200, 63
 
@@ -219,14 +221,14 @@ def _register(client: httpx2.Client, name: str, model: Path) -> None:
 
 
 def _input(rows: int) -> Path:
-    (file,) = data.input_folder(rows).glob("*.parquet")
+    (file,) = input_folder(rows).glob("*.parquet")
     return file
 
 
 def _variant(number: int) -> Path:
     """A model as big as the others with a digest of its own: one digit of its first leaf differs."""
-    original = data.model_file(trees=TREES, leaves=LEAVES)
-    path = data.FOLDER / "variants" / f"{original.stem}-{number}.txt"
+    original = lightgbm_model(trees=TREES, leaves=LEAVES)
+    path = FOLDER / "variants" / f"{original.parent.name}-{number}.txt"
     if not path.exists():
         text = original.read_text()
         start = text.index("leaf_value=") + len("leaf_value=")

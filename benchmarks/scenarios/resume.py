@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import contestants
-import data
 import pyarrow.parquet as pq
-from measure import Measured, measure
-from report import Ratio, Report
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "flights"
+from benchmarks.harness.contestants import ENVIRONMENT
+from benchmarks.harness.measure import Measured, measure
+from benchmarks.harness.places import FOLDER, ROOT
+from benchmarks.scenarios.report import Ratio, Report
+
+EXAMPLE = ROOT / "examples" / "flights"
 WORDS = ("tidemill", "run", "model.txt", "flights/", "-o", "scores/")
 FLAGS = ("--keep", "time_hour,carrier,flight", "--rows-per-chunk", "20000")
 SETTLED_SHARE = 0.6
@@ -56,7 +57,7 @@ def run(*, rounds: int) -> Report:
 
 def _flights() -> Path:
     """A folder with the flights in one file for each month and a model, as the demo has them."""
-    folder = data.FOLDER / "flights"
+    folder = FOLDER / "flights"
     if not folder.is_dir():
         sys.path.insert(0, str(EXAMPLE))
         import flights
@@ -80,7 +81,7 @@ def _typed(folder: Path, before: str = "", *, again: bool = False) -> Measured:
             shutil.rmtree(path, ignore_errors=True)
         (folder / "scores.manifest.json").unlink(missing_ok=True)
     words = [sys.executable, "-m", *WORDS, *FLAGS]
-    return measure([*before.split(), *words], env=contestants.ENVIRONMENT, cwd=folder, terminal=True)
+    return measure([*before.split(), *words], env=ENVIRONMENT, cwd=folder, terminal=True)
 
 
 def _run(folder: Path, *measured: Measured) -> dict[str, Any]:

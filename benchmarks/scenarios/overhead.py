@@ -7,9 +7,11 @@ import os
 import statistics
 import time
 
-import contestants
-import data
-from report import Ratio, Report
+from benchmarks.harness.contestants import tidemill_start
+from benchmarks.scenarios import jobs
+from benchmarks.scenarios.report import Ratio, Report
+from benchmarks.workloads.boosted import lightgbm_model
+from benchmarks.workloads.rows import input_folder
 
 SMALL_CHUNK_ROWS = 2_000
 BLOCK_BYTES = 1 << 20
@@ -29,17 +31,15 @@ def run(*, rows: int, rounds: int) -> Report:
         question="what share of the CPU goes into ledger, leases, checks and progress?",
         sizes={"rows": rows, "trees": 200, "small_chunk_rows": SMALL_CHUNK_ROWS, "rounds": rounds},
     )
-    model, source = data.model_file(trees=200, leaves=63), data.input_folder(rows)
+    model, source = lightgbm_model(trees=200, leaves=63), input_folder(rows)
     for _ in range(rounds):
-        report.add("own chunks", contestants.tidemill(model, source, *LIBRARY))
-        report.add(
-            "small chunks", contestants.tidemill(model, source, "--rows-per-chunk", str(SMALL_CHUNK_ROWS), *LIBRARY)
-        )
-        report.add("start of the command", contestants.tidemill_start())
+        report.add("own chunks", jobs.score(model, source, *LIBRARY))
+        report.add("small chunks", jobs.score(model, source, "--rows-per-chunk", str(SMALL_CHUNK_ROWS), *LIBRARY))
+        report.add("start of the command", tidemill_start())
     started = report.median("start of the command", "root_cpu_seconds")
     shares = [one["root_cpu_seconds"] / one["cpu_seconds"] for one in report.runs["own chunks"]]
     running = [(one["root_cpu_seconds"] - started) / one["cpu_seconds"] for one in report.runs["own chunks"]]
-    hashing = [hashing_cpu_seconds(one["summary"]["usage"]["output_bytes"]) for one in report.runs["own chunks"]]
+    hashing = [hashing_cpu_seconds(one["usage"]["output_bytes"]) for one in report.runs["own chunks"]]
     checked = [
         share + seconds / one["cpu_seconds"]
         for share, seconds, one in zip(shares, hashing, report.runs["own chunks"], strict=True)

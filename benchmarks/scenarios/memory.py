@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contestants
-import data
-from report import Ratio, Report
+from benchmarks.scenarios import jobs
+from benchmarks.scenarios.report import Ratio, Report
+from benchmarks.workloads.boosted import lightgbm_model
+from benchmarks.workloads.rows import input_folder
 
 TREES = 10
 
@@ -16,10 +17,10 @@ def run(*, rows: int, times: int, rounds: int) -> Report:
         question="does the peak stay where it is when the data grow?",
         sizes={"rows": rows, "times": times, "columns": 36, "trees": TREES, "rounds": rounds},
     )
-    model = data.model_file(trees=TREES, leaves=31)
+    model = lightgbm_model(trees=TREES, leaves=31)
     for _ in range(rounds):
         for size in (rows, rows * times):
-            one = contestants.tidemill(model, data.input_folder(size))
+            one = jobs.score(model, input_folder(size))
             if one["rows"] != size:
                 raise SystemExit(f"{one['rows']:,} rows came out of {size:,}.")
             report.add(f"{size:,} rows", one)

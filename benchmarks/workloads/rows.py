@@ -1,4 +1,4 @@
-"""Inputs of the benchmarks under build/bench: made once, kept as long as what they are made of stays the same.
+"""The table of most workloads: random, the same everywhere, made once.
 
 36 columns: `id`, 20 features (doubles, floats, integers, some with nulls) and 15 that nobody asks for
 (numbers and strings). Written as pyarrow writes by default: snappy, dictionaries where they pay.
@@ -7,15 +7,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import csv
 
-FOLDER = Path(__file__).resolve().parents[1] / "build" / "bench"
+from benchmarks.harness.places import FOLDER
+from benchmarks.workloads.workload import made
+
 FEATURES = tuple(f"f{i:02}" for i in range(20))
 ROWS_PER_FILE = 500_000
 ROWS_PER_GROUP = 125_000
@@ -54,17 +56,23 @@ def _feature(rng: np.random.Generator, number: int, rows: int) -> pa.Array:
 
 def input_folder(rows: int) -> Path:
     """A folder of Parquet files with so many rows. From 10 files on, files repeat by hard links."""
-    folder = FOLDER / f"rows-{rows}"
-    if folder.is_dir():
-        return folder
-    scratch = folder.with_name(folder.name + ".making")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    for number, start in enumerate(range(0, rows, ROWS_PER_FILE)):
-        wanted = min(ROWS_PER_FILE, rows - start)
-        os.link(_file(number % 10, wanted), scratch / f"{number:05}.parquet")
-    scratch.rename(folder)
-    return folder
+
+    def make(folder: Path) -> None:
+        for number, start in enumerate(range(0, rows, ROWS_PER_FILE)):
+            wanted = min(ROWS_PER_FILE, rows - start)
+            os.link(_file(number % 10, wanted), folder / f"{number:05}.parquet")
+
+    return made(f"rows-{rows}", make)
+
+
+def csv_folder(rows: int) -> Path:
+    """The same rows as CSV."""
+
+    def make(folder: Path) -> None:
+        for path in sorted(input_folder(rows).iterdir()):
+            csv.write_csv(pq.read_table(path), folder / f"{path.stem}.csv")
+
+    return made(f"rows-{rows}-csv", make)
 
 
 def _file(seed: int, rows: int) -> Path:
@@ -77,19 +85,10 @@ def _file(seed: int, rows: int) -> Path:
     return path
 
 
-def model_file(*, trees: int, leaves: int) -> Path:
-    """A LightGBM regression on the 20 features, as text."""
-    path = FOLDER / f"model-{trees}x{leaves}.txt"
-    if not path.exists():
-        import lightgbm as lgb
-
-        rows = table(1_000_000, TRAINING_ROWS)
-        matrix = np.column_stack([rows[name].to_numpy().astype(np.float64) for name in FEATURES])
-        known = np.nan_to_num(matrix)
-        scale = known.std(axis=0)
-        target = (np.sin(known / scale) * np.arange(1, 21)).sum(axis=1) + known[:, 0] * known[:, 5]
-        settings = {"objective": "regression", "num_leaves": leaves, "learning_rate": 0.05, "verbose": -1, "seed": 1}
-        booster = lgb.train(settings, lgb.Dataset(matrix, target, feature_name=list(FEATURES)), num_boost_round=trees)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        booster.save_model(path)
-    return path
+def training() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """A matrix of the features and something to learn from them."""
+    rows = table(1_000_000, TRAINING_ROWS)
+    matrix = np.column_stack([rows[name].to_numpy().astype(np.float64) for name in FEATURES])
+    known = np.nan_to_num(matrix)
+    scale = known.std(axis=0)
+    return matrix, (np.sin(known / scale) * np.arange(1, 21)).sum(axis=1) + known[:, 0] * known[:, 5]
