@@ -7,9 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Protocol, cast
-
-import typer
+from typing import Any, Protocol, cast
 
 from tidemill.config import Settings
 from tidemill.domain.cost import UsageBy
@@ -239,22 +237,6 @@ class Backend(Protocol):
 
     def usage(self, by: UsageBy, *, since: datetime | None, limit: int) -> UsageList:
         """What jobs used, by model or key; most CPU time first."""
-
-
-def _or_of_root(ctx: typer.Context, value: str | None) -> str | None:
-    """`tidemill --server URL jobs list` is `tidemill jobs list --server URL`."""
-    return value if value is not None else cast("str | None", ctx.find_root().params.get("server"))
-
-
-Server = Annotated[
-    str | None,
-    typer.Option(
-        "--server",
-        metavar="URL",
-        help="Service to talk to instead of working here; by default TIDEMILL_SERVER. 'local' is this machine.",
-        callback=_or_of_root,
-    ),
-]
 
 
 def address(server: str | None) -> str | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
+from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -37,6 +39,14 @@ def print_json(value: Any) -> None:
     json.dump(value, sys.stdout, indent=2, default=str)
     sys.stdout.write("\n")
     sys.stdout.flush()
+
+
+def print_models(found: BaseModel | Sequence[BaseModel]) -> None:
+    """What the service told, one thing or a list, as JSON on stdout."""
+    if isinstance(found, BaseModel):
+        print_json(found.model_dump(mode="json"))
+    else:
+        print_json([each.model_dump(mode="json") for each in found])
 
 
 def print_line(text: str) -> None:
@@ -114,6 +124,11 @@ def counts_text(counts: Mapping[str, int]) -> str:
 def cost_text(cost: Mapping[str, Any]) -> str:
     """A price as people read it: "0.0125 EUR"."""
     return f"{cost['amount']:,.4f} {cost['currency']}"
+
+
+def time_text(moment: datetime | None, *, none: str = "-") -> str:
+    """A moment to the minute, in the zone of this machine."""
+    return none if moment is None else f"{moment.astimezone():%Y-%m-%d %H:%M}"
 
 
 def seconds_text(seconds: float) -> str:

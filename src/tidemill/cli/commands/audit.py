@@ -6,14 +6,15 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli.backend import Server, chosen
-from tidemill.cli.output import people, print_json, print_table
+from tidemill.cli.backend import chosen
+from tidemill.cli.options import Json, Server
+from tidemill.cli.output import people, print_models, print_table
 
 
 def audit(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="So many of the newest.")] = 50,
     server: Server = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Show who did what: keys, models, trust, deleted results; newest first.
 
@@ -22,7 +23,7 @@ def audit(
     with chosen(server) as backend:
         found = backend.audit_list(limit=limit)
     if json:
-        print_json([entry.model_dump(mode="json") for entry in found])
+        print_models(found)
         return
     if not found:
         people.print("nothing yet")

@@ -10,8 +10,9 @@ import typer
 from rich.markup import escape
 
 from tidemill.cli.asking import Trust, asker
-from tidemill.cli.backend import Server, chosen
-from tidemill.cli.output import EXIT_DONE, EXIT_FAILED, people, print_json
+from tidemill.cli.backend import chosen
+from tidemill.cli.options import Json, Server
+from tidemill.cli.output import EXIT_DONE, EXIT_FAILED, people, print_models
 from tidemill.cli.trials import print_findings
 from tidemill.cli.words import SPEC_ENDINGS, names, pairs, spec_of, types
 from tidemill.domain.errors import InvalidSpec
@@ -43,7 +44,7 @@ def check(
     flavor: Annotated[str | None, typer.Option(help="The kind of model, if it cannot be seen.")] = None,
     trust: Trust = False,
     server: Server = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Find out whether a model is what it should be. Exit 1 if it is not.
 
@@ -107,7 +108,7 @@ def _refuse_without_input(model: str, words: Mapping[str, Any], *, trust: bool) 
 def _print_check(told: ModelCheck, *, as_json: bool) -> int:
     good = told.intact and told.loads is not False
     if as_json:
-        print_json(told.model_dump(mode="json"))
+        print_models(told)
     elif good:
         loads = "and it loads" if told.loads else "; it was not loaded"
         people.print(f"[bold green]ok[/] {escape(told.reference)}: its bytes are what was registered {loads}")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tidemill.bootstrap.wiring import opened
+from tidemill.cli.options import Json
 from tidemill.cli.output import EXIT_DONE, EXIT_FAILED, people, print_json, print_table
 from tidemill.service import outputs
 
@@ -14,7 +15,7 @@ from tidemill.service import outputs
 def compare(
     left: Annotated[str, typer.Argument(help="Output path or job id.")],
     right: Annotated[str, typer.Argument(help="Another one, of the same rows.")],
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Compare two results row by row: how many values differ, and by how much. Exit 1 if any do.
 

@@ -10,11 +10,10 @@ import typer
 from rich.markup import escape
 
 from tidemill.bootstrap.wiring import opened_store
+from tidemill.cli.options import Json
 from tidemill.cli.output import bytes_text, data, people, print_json
 
 app = typer.Typer(help="The job store of this machine: check, upgrade, back up.", no_args_is_help=True)
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()

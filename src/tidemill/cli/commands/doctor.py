@@ -7,12 +7,13 @@ import platform
 import sys
 import sysconfig
 from importlib.metadata import PackageNotFoundError, requires, version
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.markup import escape
 
 from tidemill.bootstrap.wiring import opened
+from tidemill.cli.options import Json
 from tidemill.cli.output import EXIT_DONE, EXIT_FAILED, bytes_text, data, print_json
 from tidemill.config import Settings, config_files, usable_memory_bytes
 from tidemill.domain.errors import TidemillError
@@ -34,7 +35,7 @@ LIBRARIES = (
 )
 
 
-def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def doctor(json: Json = False) -> None:
     """Check this installation and print every path and where each setting came from."""
     settings = Settings()
     facts = {

@@ -9,7 +9,8 @@ import typer
 import yaml
 from rich.markup import escape
 
-from tidemill.cli.backend import Backend, Server, chosen
+from tidemill.cli.backend import Backend, chosen
+from tidemill.cli.options import Json, Server
 from tidemill.cli.output import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -22,11 +23,12 @@ from tidemill.cli.output import (
     exit_code,
     people,
     print_error,
-    print_json,
     print_line,
+    print_models,
     print_rejections,
     print_table,
     seconds_text,
+    time_text,
 )
 from tidemill.cli.progress import ProgressView, waiting_text
 from tidemill.cli.submitting import print_submitted
@@ -39,7 +41,6 @@ app = typer.Typer(
 )
 
 JobId = Annotated[str, typer.Argument(help="Job id, or the end of one.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 LIST_COLUMNS = ("job", "name", "state", "done", "rows", "rejected", "created", "waits")
 
@@ -64,7 +65,7 @@ def list_jobs(
     with chosen(server) as backend:
         found = backend.jobs_list(wanted, limit=limit)
     if json:
-        print_json([job.model_dump(mode="json") for job in found])
+        print_models(found)
     elif not found:
         people.print("no jobs yet" if wanted == JobFilter() else "no such jobs")
     else:
@@ -88,7 +89,7 @@ def _row(job: JobSummary) -> tuple[str, ...]:
         f"{counts.predicted + counts.rejected:,}",
         f"{counts.total:,}",
         f"{counts.rejected:,}",
-        job.created_at.astimezone().strftime("%Y-%m-%d %H:%M"),
+        time_text(job.created_at),
         waiting_text(job.queue) if job.queue else "",
     )
 
@@ -99,7 +100,7 @@ def show(job: JobId, server: Server = None, json: Json = False) -> None:
     with chosen(server) as backend:
         found = backend.jobs_show(job)
         if json:
-            print_json(found.model_dump(mode="json"))
+            print_models(found)
             return
         _print_job(backend, found)
 
@@ -207,7 +208,7 @@ def cancel(job: JobId, server: Server = None, json: Json = False) -> None:
     with chosen(server) as backend:
         found = backend.jobs_cancel(job)
     if json:
-        print_json(found.model_dump(mode="json"))
+        print_models(found)
     elif found.state == "cancelled":
         people.print(f"[bold]cancelled[/] {found.id}: nothing is left of it")
     elif JobState(found.state) in FINISHED:
@@ -222,7 +223,7 @@ def pause(job: JobId, server: Server = None, json: Json = False) -> None:
     with chosen(server) as backend:
         found = backend.jobs_pause(job)
     if json:
-        print_json(found.model_dump(mode="json"))
+        print_models(found)
     elif found.state == "paused":
         people.print(f"[bold]paused[/] {found.id}: go on with it by `tidemill jobs resume {found.id}`")
     else:
@@ -311,7 +312,7 @@ def print_ended(backend: Backend, job: JobStatus, *, as_json: bool, allow_reject
     """Say how a job ended that ran elsewhere; returns the exit code."""
     state = JobState(job.state)
     if as_json:
-        print_json(job.model_dump(mode="json"))
+        print_models(job)
     else:
         colour = "green" if state in FINISHED else "yellow"
         people.print(f"[bold {colour}]{job.state.replace('_', ' ')}[/] {job.id}: {_rows_text(job)}")
@@ -338,7 +339,7 @@ def logs(
     with chosen(server) as backend:
         found = backend.jobs_logs(job, lines=lines)
     if json:
-        print_json(found.model_dump(mode="json"))
+        print_models(found)
         return
     if found.truncated:
         people.print(f"[dim]only the newest {len(found.lines):,} lines[/]")

@@ -8,15 +8,14 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from tidemill.cli.backend import Server, chosen
-from tidemill.cli.output import data, people, print_json, print_table
+from tidemill.cli.backend import chosen
+from tidemill.cli.options import Json, Server
+from tidemill.cli.output import data, people, print_models, print_table, time_text
 from tidemill.cli.requests import checked
 from tidemill.domain.access import Role
 from tidemill.wire.api import AddKey, KeyOut
 
 app = typer.Typer(help="API keys of the service: made, shown once, revoked.", no_args_is_help=True)
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
@@ -51,7 +50,7 @@ def add(
     with chosen(server) as backend:
         made = backend.keys_add(checked(AddKey, words))
     if json:
-        print_json(made.model_dump(mode="json"))
+        print_models(made)
         return
     people.print(f"[bold]{escape(made.id)}[/] {escape(made.name)}, {made.role} of {escape(made.tenant)}. The key:")
     data.print(made.key, markup=False)
@@ -67,15 +66,15 @@ def list_keys(server: Server = None, json: Json = False) -> None:
     with chosen(server) as backend:
         found = backend.keys_list()
     if json:
-        print_json([key.model_dump(mode="json") for key in found])
+        print_models(found)
         return
     if not found:
         people.print("no keys: whoever reaches the service over loopback may do everything")
         return
     now = datetime.now(UTC)
     rows = [
-        (key.id, key.name, key.role, key.tenant, key.owner or "-", _time(key.created_at), _time(key.last_used_at),
-         _state(key, now))
+        (key.id, key.name, key.role, key.tenant, key.owner or "-", time_text(key.created_at),
+         time_text(key.last_used_at), _state(key, now))
         for key in found
     ]  # fmt: skip
     print_table(["key", "name", "role", "tenant", "owner", "made", "last used", "state"], rows)
@@ -94,18 +93,14 @@ def revoke(
     with chosen(server) as backend:
         closed = backend.keys_revoke(key)
     if json:
-        print_json(closed.model_dump(mode="json"))
+        print_models(closed)
     else:
         people.print(f"[bold]{escape(closed.id)}[/] {escape(closed.name)} opens nothing any more")
 
 
 def _state(key: KeyOut, now: datetime) -> str:
     if key.revoked_at is not None:
-        return f"revoked {_time(key.revoked_at)}"
+        return f"revoked {time_text(key.revoked_at)}"
     if key.expires_at is None:
         return "valid"
-    return f"{'valid until' if now < key.expires_at else 'expired'} {_time(key.expires_at)}"
-
-
-def _time(moment: datetime | None) -> str:
-    return "-" if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M")
+    return f"{'valid until' if now < key.expires_at else 'expired'} {time_text(key.expires_at)}"

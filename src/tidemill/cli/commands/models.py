@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from tidemill.cli.backend import Backend, Server, chosen
+from tidemill.cli.backend import Backend, chosen
 from tidemill.cli.commands.check import check
-from tidemill.cli.output import bytes_text, data, people, print_json, print_table
+from tidemill.cli.options import Json, Server
+from tidemill.cli.output import bytes_text, data, people, print_json, print_models, print_table, time_text
 from tidemill.cli.requests import checked
 from tidemill.domain.errors import InvalidSpec
 from tidemill.domain.model import split_reference
@@ -24,7 +24,6 @@ app = typer.Typer(help="Registered models: versions that never change, and alias
 Reference = Annotated[str, typer.Argument(help="NAME@3, NAME@ALIAS, or NAME for the newest version.")]
 Name = Annotated[str, typer.Argument(help="Name of a model.")]
 Limit = Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
@@ -66,7 +65,7 @@ def add(
     with chosen(server) as backend:
         added = backend.models_add(name, checked(AddModelVersion, words))
     if json:
-        print_json(added.model_dump(mode="json"))
+        print_models(added)
         return
     people.print(f"[bold]{escape(added.reference)}[/] {escape(_facts(added))}")
     if added.carries_code and not added.trusted:
@@ -106,14 +105,14 @@ def list_models(
     with chosen(server) as backend:
         found = backend.models_list(limit=limit) if name is None else backend.models_versions(name, limit=limit)
     if json:
-        print_json([version.model_dump(mode="json") for version in found])
+        print_models(found)
         return
     if not found:
         people.print("no models yet; register one with: tidemill models add NAME SOURCE")
         return
     rows = [
         (each.reference, ", ".join(each.aliases) or "-", each.flavor, bytes_text(each.size_bytes), _code(each),
-         _time(each.created_at), each.created_by, each.origin)
+         time_text(each.created_at), each.created_by, each.origin)
         for each in found
     ]  # fmt: skip
     print_table(["model", "aliases", "flavor", "size", "code", "added", "by", "origin"], rows, right=["size"])
@@ -128,7 +127,7 @@ def show(model: Reference, server: Server = None, json: Json = False) -> None:
     with chosen(server) as backend:
         found = backend.models_show(model)
     if json:
-        print_json(found.model_dump(mode="json"))
+        print_models(found)
         return
     _print_version(found)
 
@@ -180,7 +179,7 @@ def trust(model: Reference, server: Server = None, json: Json = False) -> None:
     with chosen(server) as backend:
         found = backend.models_trust(model)
     if json:
-        print_json(found.model_dump(mode="json"))
+        print_models(found)
         return
     people.print(f"[bold]{escape(found.reference)}[/] (sha256 {found.digest[:12]}) may run its code now")
 
@@ -214,7 +213,7 @@ def _print_version(version: ModelVersionOut) -> None:
         "size": bytes_text(version.size_bytes),
         "code": _code(version),
         "origin": version.origin,
-        "added": f"{_time(version.created_at)} by {version.created_by}",
+        "added": f"{time_text(version.created_at)} by {version.created_by}",
     }
     if version.description:
         lines["about"] = version.description
@@ -265,7 +264,3 @@ def _code(version: ModelVersionOut) -> str:
     if not version.carries_code:
         return "none"
     return "trusted" if version.trusted else "not trusted"
-
-
-def _time(moment: datetime) -> str:
-    return moment.astimezone().strftime("%Y-%m-%d %H:%M")

@@ -12,7 +12,8 @@ import typer
 from rich.markup import escape
 
 from tidemill.bootstrap.wiring import opened
-from tidemill.cli.backend import Server, chosen
+from tidemill.cli.backend import chosen
+from tidemill.cli.options import Json, Server
 from tidemill.cli.output import bytes_text, people, print_json, print_table
 from tidemill.cli.progress import ProgressView
 from tidemill.domain.errors import InvalidSpec
@@ -22,7 +23,6 @@ from tidemill.wire.api import Rows
 app = typer.Typer(help="Results: look at them, fetch them, find rows in them.", no_args_is_help=True)
 
 JobId = Annotated[str, typer.Argument(help="Job id, or the end of one.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Rejected = Annotated[bool, typer.Option("--rejected", help="The rejected rows instead.")]
 
 

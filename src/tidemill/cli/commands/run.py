@@ -17,7 +17,8 @@ import typer
 from tidemill.bootstrap.wiring import opened
 from tidemill.cli import afar
 from tidemill.cli.asking import Trust, asker
-from tidemill.cli.backend import Server, address, chosen
+from tidemill.cli.backend import address, chosen
+from tidemill.cli.options import Server
 from tidemill.cli.output import people
 from tidemill.cli.progress import ProgressView
 from tidemill.cli.submitting import print_submitted

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from tidemill.cli.backend import Backend, Server, chosen
-from tidemill.cli.output import counted, people, print_json, print_line, print_table
+from tidemill.cli.backend import Backend, chosen
+from tidemill.cli.options import Json, Server
+from tidemill.cli.output import counted, people, print_json, print_line, print_models, print_table, time_text
 from tidemill.cli.requests import checked
 from tidemill.cli.words import takes_spec
 from tidemill.domain.errors import InvalidSpec, NotFound
@@ -25,7 +26,6 @@ app = typer.Typer(
 )
 
 Schedule = Annotated[str, typer.Argument(help="The schedule's name or id.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _DAY = ["%Y-%m-%d"]
 
 
@@ -82,7 +82,7 @@ def add(
         added = backend.schedules_add(checked(AddSchedule, words))
         there = "" if backend.where is None else f" --server {backend.where}"
     if json:
-        print_json(added.model_dump(mode="json"))
+        print_models(added)
         return
     print_line(added.id)
     people.print(f"[bold]{escape(added.name)}[/], {escape(added.trigger_text)}; next: {_next(added)}")
@@ -105,7 +105,7 @@ def list_schedules(
     with chosen(server) as backend:
         found = backend.schedules_list(limit=limit)
     if json:
-        print_json([each.model_dump(mode="json") for each in found])
+        print_models(found)
         return
     if not found:
         people.print("no schedules: `tidemill schedules add --help` says how to add one")
@@ -142,9 +142,7 @@ def show(
     if recorded is not None:
         print_line(f"  scored    {counted(recorded.files, 'file')} of the series {recorded.name}")
     print_line(f"  policies  overlap {shown.overlap}, catch-up {shown.catch_up}")
-    print_line(
-        f"  added by  {shown.created_by}, {shown.created_at.astimezone():%Y-%m-%d %H:%M}; its jobs have its rights"
-    )
+    print_line(f"  added by  {shown.created_by}, {time_text(shown.created_at)}; its jobs have its rights")
     _warn(shown.warnings)
     if fired:
         rows = [(each.local, each.origin, _told(each), each.job_id or "-", _why(each)) for each in fired]
@@ -165,7 +163,7 @@ def next_due_times(
     with chosen(server) as backend:
         found = backend.schedules_next(schedule, count=count)
     if json:
-        print_json(found.model_dump(mode="json"))
+        print_models(found)
         return
     rows = [(each.local, " ".join(each.input), each.output or "kept by the service") for each in found.items]
     _print_whole(("due", "input", "output"), rows)
@@ -203,7 +201,7 @@ def run(schedule: Schedule, server: Server = None, json: Json = False) -> None:
     with chosen(server) as backend:
         fired = backend.schedules_run(schedule)
     if json:
-        print_json(fired.model_dump(mode="json"))
+        print_models(fired)
         return
     if fired.job_id is not None:
         print_line(fired.job_id)
@@ -230,7 +228,7 @@ def backfill(
     with chosen(server) as backend:
         found = backend.schedules_backfill(schedule, checked(BackfillRequest, words))
     if json:
-        print_json(found.model_dump(mode="json"))
+        print_models(found)
         return
     starts = "would start" if dry_run else "starts"
     rows = [
@@ -275,7 +273,7 @@ def _trigger(
 
 def _print_changed(schedule: ScheduleOut, said: str, *, as_json: bool) -> None:
     if as_json:
-        print_json(schedule.model_dump(mode="json"))
+        print_models(schedule)
     else:
         people.print(f"[bold]{escape(schedule.name)}[/] {escape(said)}")
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-from datetime import datetime
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from tidemill.cli.backend import Server, chosen
-from tidemill.cli.output import bytes_text, counted, people, print_json, print_line, print_table
+from tidemill.cli.backend import chosen
+from tidemill.cli.options import Json, Server
+from tidemill.cli.output import bytes_text, counted, people, print_line, print_models, print_table, time_text
 from tidemill.domain.errors import InvalidSpec
 
 app = typer.Typer(help="What the jobs of a series have scored: look, and forget.", no_args_is_help=True)
 
 Series = Annotated[str, typer.Argument(help="The series' name.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list")
@@ -32,13 +31,14 @@ def list_series(
     with chosen(server) as backend:
         found = backend.series_list(limit=limit)
     if json:
-        print_json([each.model_dump(mode="json") for each in found])
+        print_models(found)
         return
     if not found:
         people.print("no series: `tidemill run MODEL FOLDER -o OUT --only-new` begins one")
         return
     rows = [
-        (each.name, f"{each.files:,}", f"{each.jobs:,}", _when(each.recorded_at), each.holder or "-") for each in found
+        (each.name, f"{each.files:,}", f"{each.jobs:,}", time_text(each.recorded_at, none="never"), each.holder or "-")
+        for each in found
     ]
     print_table(["series", "files", "jobs", "last", "on its way"], rows)
 
@@ -52,11 +52,11 @@ def show(series: Series, server: Server = None, json: Json = False) -> None:
     with chosen(server) as backend:
         found = backend.series_show(series)
     if json:
-        print_json(found.model_dump(mode="json"))
+        print_models(found)
         return
     print_line(found.name)
     print_line(f"  scored    {counted(found.files, 'file')} by {counted(found.jobs, 'job')}")
-    print_line(f"  last      {_when(found.recorded_at)}")
+    print_line(f"  last      {time_text(found.recorded_at, none='never')}")
     if found.holder is not None:
         print_line(f"  now       {found.holder}: what it scores counts when it has succeeded")
 
@@ -76,11 +76,9 @@ def files(
     with chosen(server) as backend:
         found = backend.series_files(series, "/" if path is None else _absolute(path), limit=limit)
     if json:
-        print_json([each.model_dump(mode="json") for each in found])
+        print_models(found)
         return
-    rows = [
-        (each.path, bytes_text(each.size_bytes), f"{each.modified_at.astimezone():%Y-%m-%d %H:%M}") for each in found
-    ]
+    rows = [(each.path, bytes_text(each.size_bytes), time_text(each.modified_at)) for each in found]
     print_table(["file", "size", "modified"], rows)
     if len(found) == limit:
         people.print(f"[dim]the first {limit:,}; --limit shows more[/]")
@@ -106,7 +104,3 @@ def forget(
 
 def _absolute(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))
-
-
-def _when(moment: datetime | None) -> str:
-    return "never" if moment is None else f"{moment.astimezone():%Y-%m-%d %H:%M}"

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from tidemill.cli.backend import Server, chosen
-from tidemill.cli.output import people, print_json, print_table
+from tidemill.cli.backend import chosen
+from tidemill.cli.options import Json, Server
+from tidemill.cli.output import people, print_models, print_table, time_text
 
 app = typer.Typer(help="People who are logged in at the service's login provider.", no_args_is_help=True)
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list")
@@ -25,13 +23,20 @@ def list_sessions(server: Server = None, json: Json = False) -> None:
     with chosen(server) as backend:
         found = backend.sessions_list()
     if json:
-        print_json([session.model_dump(mode="json") for session in found])
+        print_models(found)
         return
     if not found:
         people.print("nobody is logged in")
         return
     rows = [
-        (each.id, each.name, each.role or "-", each.tenant or "-", _time(each.created_at), _time(each.expires_at))
+        (
+            each.id,
+            each.name,
+            each.role or "-",
+            each.tenant or "-",
+            time_text(each.created_at),
+            time_text(each.expires_at),
+        )
         for each in found
     ]
     print_table(["session", "name", "role", "tenant", "since", "until"], rows)
@@ -50,10 +55,6 @@ def end(
     with chosen(server) as backend:
         ended = backend.sessions_end(session)
     if json:
-        print_json(ended.model_dump(mode="json"))
+        print_models(ended)
     else:
         people.print(f"[bold]{escape(ended.id)}[/] of {escape(ended.name)} opens nothing any more")
-
-
-def _time(moment: datetime) -> str:
-    return moment.astimezone().strftime("%Y-%m-%d %H:%M")

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli.backend import Server, chosen
+from tidemill.cli.backend import chosen
 from tidemill.cli.commands.jobs import print_ended
+from tidemill.cli.options import Server
 from tidemill.cli.progress import ProgressView
 from tidemill.cli.submitting import print_submitted
 from tidemill.cli.words import takes_spec

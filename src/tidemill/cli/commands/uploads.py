@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from tidemill.cli.backend import Backend, Server, chosen
-from tidemill.cli.output import bytes_text, people, print_json, print_line, print_table
+from tidemill.cli.backend import Backend, chosen
+from tidemill.cli.options import Json, Server
+from tidemill.cli.output import bytes_text, people, print_json, print_line, print_models, print_table, time_text
 from tidemill.cli.progress import ProgressView
 from tidemill.domain.errors import OutputUnwritable, ServiceUnreachable, StoreUnavailable, UploadBusy
 
 app = typer.Typer(help="Files that were sent: add, list, look at and remove them.", no_args_is_help=True)
 
 UploadId = Annotated[str, typer.Argument(help="The upload's id, such as upload_1jk9w3x2tq8m4c0z.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 UPLOAD = "upload:"
 
 
@@ -42,7 +41,7 @@ def add(
             file, resume=None if resume is None else _id(resume), begun=ids.append, moved=view.sent
         )
     if json:
-        print_json(made.model_dump(mode="json"))
+        print_models(made)
         return
     print_line(made.input)
     people.print(f"[bold green]done[/] {escape(made.name)}, {bytes_text(made.size_bytes)}, sha256 {made.sha256}")
@@ -82,10 +81,10 @@ def list_uploads(
         people.print("no uploads")
         return
     rows = [
-        (each.id, each.name, f"{bytes_text(each.offset)} of {bytes_text(each.length)}", _time(each.expires_at))
+        (each.id, each.name, f"{bytes_text(each.offset)} of {bytes_text(each.length)}", time_text(each.expires_at))
         for each in unfinished
     ]
-    rows += [(each.id, each.name, bytes_text(each.size_bytes), _time(each.expires_at)) for each in whole]
+    rows += [(each.id, each.name, bytes_text(each.size_bytes), time_text(each.expires_at)) for each in whole]
     print_table(["upload", "name", "size", "kept until"], rows, right=["size"])
 
 
@@ -108,7 +107,7 @@ def show(
         return
     counted = "" if seen.total_rows is None else f", {seen.total_rows:,} rows"
     people.print(f"[bold]{found.id}[/] {escape(found.name)}: {seen.format}, {bytes_text(found.size_bytes)}{counted}")
-    people.print(f"  sha256 {found.sha256}, kept until {_time(found.expires_at)}")
+    people.print(f"  sha256 {found.sha256}, kept until {time_text(found.expires_at)}")
     people.print(
         f"  {escape(', '.join(f'{name} {kind}' for name, kind in zip(seen.columns, seen.types, strict=True)))}"
     )
@@ -132,7 +131,3 @@ def remove(upload: UploadId, server: Server = None, json: Json = False) -> None:
 def _id(text: str) -> str:
     """Of an input as well: it is what `uploads add` prints."""
     return text.removeprefix(UPLOAD)
-
-
-def _time(moment: datetime | None) -> str:
-    return "-" if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M")

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli.backend import Server, chosen
-from tidemill.cli.output import bytes_text, people, print_json, print_table
+from tidemill.cli.backend import chosen
+from tidemill.cli.options import Json, Server
+from tidemill.cli.output import bytes_text, people, print_models, print_table
 from tidemill.domain.errors import InvalidSpec
 from tidemill.wire.api import UsageSum
 
@@ -31,7 +32,7 @@ def usage(
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=500, help="At most so many, most CPU time first.")] = 100,
     server: Server = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Show what jobs used, summed by model or by key, and what it costs by the rate card of the settings.
 
@@ -40,7 +41,7 @@ def usage(
     with chosen(server) as backend:
         found = backend.usage(by.value, since=None if since is None else moment_of(since), limit=limit)
     if json:
-        print_json(found.model_dump(mode="json"))
+        print_models(found)
         return
     if not found.items:
         people.print("no jobs yet" if since is None else "no such jobs")

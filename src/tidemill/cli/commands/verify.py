@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 
 from tidemill.bootstrap.wiring import opened
+from tidemill.cli.options import Json
 from tidemill.cli.output import bytes_text, counted, counts_text, people, print_json
 from tidemill.service import outputs
 
 
 def verify(
     output: Annotated[str, typer.Argument(help="Folder or file that Tidemill published.")],
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Check a result against its manifest: every file there, with its size, rows and checksum.
 

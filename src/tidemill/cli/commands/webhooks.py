@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from tidemill.cli.backend import Server, chosen
-from tidemill.cli.output import EXIT_FAILED, data, people, print_json, print_table
+from tidemill.cli.backend import chosen
+from tidemill.cli.options import Json, Server
+from tidemill.cli.output import EXIT_FAILED, data, people, print_json, print_models, print_table, time_text
 from tidemill.cli.requests import checked
 from tidemill.cli.words import pair
 from tidemill.wire.webhooks import AddWebhook, ChangeWebhook, DeliveryOut, NewWebhook, WebhookOut
@@ -19,7 +19,6 @@ from tidemill.wire.webhooks import AddWebhook, ChangeWebhook, DeliveryOut, NewWe
 app = typer.Typer(help="Webhooks: URLs that are told when a job ends, signed.", no_args_is_help=True)
 
 WebhookId = Annotated[str, typer.Argument(metavar="WEBHOOK", help="The webhook's id, such as whk_1jk9w3x2tq8m4c0z.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 SHOWN = 5
 """So many deliveries are shown with their webhook."""
 
@@ -66,7 +65,7 @@ def list_webhooks(server: Server = None, json: Json = False) -> None:
     with chosen(server) as backend:
         found = backend.webhooks_list()
     if json:
-        print_json([hook.model_dump(mode="json") for hook in found])
+        print_models(found)
         return
     if not found:
         people.print("no webhooks: nobody is told of jobs")
@@ -92,7 +91,7 @@ def show(webhook: WebhookId, server: Server = None, json: Json = False) -> None:
     if found.description:
         people.print(f"  {escape(found.description)}")
     if found.previous_until is not None:
-        people.print(f"  the secret before the last rotation signs, too, until {_time(found.previous_until)}")
+        people.print(f"  the secret before the last rotation signs, too, until {time_text(found.previous_until)}")
     _print_deliveries(last)
 
 
@@ -105,7 +104,7 @@ def ping(webhook: WebhookId, server: Server = None, json: Json = False) -> None:
     with chosen(server) as backend:
         sent = backend.webhooks_test(webhook)
     if json:
-        print_json(sent.model_dump(mode="json"))
+        print_models(sent)
     elif sent.state == "delivered":
         people.print(f"[bold green]delivered[/] {sent.id}: the receiver answered {sent.status}")
     else:
@@ -177,7 +176,7 @@ def deliveries(
     with chosen(server) as backend:
         found = backend.webhooks_deliveries(webhook, job=job, limit=limit)
     if json:
-        print_json([each.model_dump(mode="json") for each in found])
+        print_models(found)
     else:
         _print_deliveries(found)
 
@@ -186,14 +185,14 @@ def _switch(webhook: str, server: str | None, *, json: bool, enabled: bool) -> N
     with chosen(server) as backend:
         changed = backend.webhooks_change(webhook, ChangeWebhook(enabled=enabled))
     if json:
-        print_json(changed.model_dump(mode="json"))
+        print_models(changed)
     else:
         people.print(f"[bold]{changed.id}[/] is {escape(_state(changed))}")
 
 
 def _print_secret(made: NewWebhook, *, json: bool) -> None:
     if json:
-        print_json(made.model_dump(mode="json"))
+        print_models(made)
         return
     people.print(f"[bold]{made.id}[/] {escape(made.url)}, told of {', '.join(made.events)}. The secret:")
     data.print(made.secret, markup=False)
@@ -205,7 +204,16 @@ def _print_deliveries(found: Sequence[DeliveryOut]) -> None:
         people.print("no deliveries")
         return
     rows = [
-        (each.id, each.type, each.job_id, _time(each.at), each.state, each.attempts, _time(each.next_at), each.problem)
+        (
+            each.id,
+            each.type,
+            each.job_id,
+            time_text(each.at),
+            each.state,
+            each.attempts,
+            time_text(each.next_at),
+            each.problem,
+        )
         for each in found
     ]
     columns = ["delivery", "type", "job", "happened", "state", "attempts", "next", "problem"]
@@ -222,7 +230,3 @@ def _state(hook: WebhookOut) -> str:
     if hook.enabled:
         return "enabled"
     return f"disabled: {hook.disabled_reason}" if hook.disabled_reason else "disabled"
-
-
-def _time(moment: datetime | None) -> str:
-    return "-" if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M")
