@@ -93,11 +93,14 @@ def _contest(workload: Workload, args: Sizes) -> None:
 
 
 def _names(workload: Workload, wanted: Sequence[str], *, quick: bool) -> list[str]:
-    """Who runs: all of the workload, or those asked for (by name or by the first part of it) and those always there."""
+    """Who runs: all of the workload, or those always there and those asked for.
+
+    A full name adds a contestant also where it usually does not run, the first part of a name all that usually do.
+    """
     names = list(workload.contestants)
     if wanted:
-        asked = [name for name in CONTESTANTS if name in wanted or name.partition("-")[0] in wanted]
-        names = [name for name in names if name in ALWAYS] + [name for name in asked if name not in ALWAYS]
+        asked = [each for each in CONTESTANTS if each in wanted or (each in names and each.partition("-")[0] in wanted)]
+        names = [each for each in names if each in ALWAYS] + [each for each in asked if each not in ALWAYS]
     elif quick and workload.name != QUICK[0]:
         names = [name for name in names if CONTESTANTS[name].environment in QUICK_ENGINES]
     elif quick:

@@ -84,6 +84,8 @@ def _killed(name: str, title: str, *flags: str, whole: str) -> Contestant:
     """SIGKILL after half of the time that the last uninterrupted run took, then the same command again."""
 
     def score(prepared: Prepared, output: Path, runs: Mapping[str, list[Run]]) -> Run:
+        if whole not in runs:
+            raise Failed(f"there is no run of {whole} to take half of")
         command = tidemill_command(prepared, output, *flags)
         seconds = runs[whole][-1]["wall_seconds"] / 2
         killed = measure(["timeout", "-s", "KILL", f"{seconds:.2f}", *command], env=ENVIRONMENT)

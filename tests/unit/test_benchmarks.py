@@ -351,6 +351,7 @@ def test_parts_are_chosen_by_name_or_its_beginning() -> None:
     first = WORKLOADS["W1-lightgbm"]
     always = ["floor", "predict-alone", "tidemill", "tidemill-library"]
     assert _names(first, ["spark-udf", "daft"], quick=False) == [*always, "daft", "spark-udf"]
+    assert _names(WORKLOADS["W3-network"], ["spark"], quick=False) == [*always, "spark-arrow", "spark-arrow-warm"]
     assert _names(WORKLOADS["W8-killed"], ["tidemill-killed"], quick=False) == [
         "floor", "tidemill-library", "tidemill-killed"
     ]  # fmt: skip
