@@ -8,6 +8,7 @@ Spark sets OMP_NUM_THREADS to the cores of one task: one library thread each.
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -17,6 +18,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.functions import array, col, struct
 from pyspark.sql.types import DoubleType
 from scoring import BATCH_ROWS, CORES, asked, loaded, run
+
+# "Python Package Management": workers are this environment's Python, too, not the first one on the path.
+os.environ["PYSPARK_PYTHON"] = sys.executable
 
 job = asked("arrow", "udf", "mlflow")
 SCHEMA = "id long, prediction double"
