@@ -17,7 +17,8 @@ def predictions(folder: Path) -> tuple[Array, Array]:
     table = ds.dataset(files, format="parquet").to_table(columns=["id", "prediction"]) if files else None
     if table is None:
         return np.empty(0, np.int64), np.empty(0)
-    ids = table["id"].to_numpy()
+    # Kept columns of CSV stay the text that they were.
+    ids = table["id"].cast(pa.int64()).to_numpy()
     values = table["prediction"].cast(pa.float64()).to_numpy()
     if np.all(ids[1:] >= ids[:-1]):
         return ids, values

@@ -122,6 +122,11 @@ def test_rows_that_are_missing_or_foreign_are_told(ids: list[int], said: str) ->
         difference((np.array(ids, int), np.zeros(len(ids))), expected)
 
 
+def test_ids_may_be_text(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": ["10", "9"], "prediction": [1.0, 2.0]}), tmp_path / "a.parquet")
+    assert [column.tolist() for column in predictions(tmp_path)] == [[9, 10], [2.0, 1.0]]
+
+
 def test_nothing_is_there_where_nothing_was_written(tmp_path: Path) -> None:
     assert predictions(tmp_path)[0].tolist() == []
 
