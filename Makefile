@@ -71,7 +71,7 @@ quick: setup
 	$(PY) -m pytest -n $(WORKERS) --dist loadgroup tests/unit tests/contract tests/meta tests/docs
 
 bench: setup  ## compare with the floor and with peers; prints ratios
-	$(PY) benchmarks/run.py
+	$(PY) -m benchmarks
 
 reference: setup  ## write the pages of docs/reference that come from the code
 	$(PY) tools/reference.py
