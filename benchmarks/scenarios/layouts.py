@@ -234,10 +234,10 @@ def _in_processes(name: str, sizes: list[int], rows: int, cores: int) -> None:
 
 def measure(name: str, layout: str, sizes: Sequence[int], cores: int) -> list[dict[str, float]]:
     """One fresh process: microseconds of time and of CPU for each row, by batch size."""
-    words = [sys.executable, __file__, name, "--predict", layout, "--cores", str(cores)]
+    words = [sys.executable, "-m", "benchmarks.scenarios.layouts", name, "--predict", layout, "--cores", str(cores)]
     for size in sizes:
         words += ["--batch-rows", str(size)]
-    told = subprocess.run(words, env=ENVIRONMENT, check=True, stdout=subprocess.PIPE, text=True)
+    told = subprocess.run(words, env=ENVIRONMENT, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     found = [json.loads(line) for line in told.stdout.splitlines()[-len(sizes) :]]
     return [{key: 1e6 * one[f"{key}seconds"] / one["rows"] for key in ("", "cpu_")} for one in found]
 
