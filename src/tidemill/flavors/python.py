@@ -37,9 +37,7 @@ from tidemill.flavors.python_result import columns_of, fitted
 from tidemill.flavors.types import type_of
 from tidemill.ports.flavor import Flavor, Model, Predicted
 
-_ROW_COUNTS = {"batch_rows": 16_384, "rows_per_chunk": 262_144}
-"""A loop over rows costs the same whatever the batch, and one call of numpy nearly so; a small one keeps lists of
-Python objects small, and chunks that are lost or scored last."""
+_ROW_COUNTS = {"batch_rows": 65_536, "rows_per_chunk": 262_144}
 _FRAMEWORKS = (
     *("catboost", "joblib", "lightgbm", "numpy", "onnxruntime", "pandas", "polars", "pyarrow", "scipy"),
     *("sentence_transformers", "skops", "sklearn", "spacy", "tensorflow", "tokenizers", "torch", "transformers"),
