@@ -46,8 +46,8 @@ def score(source: str, target: str) -> None:
         scored = rows.map_batches(
             Predictor,
             fn_constructor_args=(job.model, job.features),
-            # Less than a whole core each: reading and writing need something of the same cores.
-            num_cpus=0.75,
+            # Half of a core each: tasks that list, read and write need one of the same cores, or nothing moves.
+            num_cpus=0.5,
             compute=ray.data.ActorPoolStrategy(size=CORES),
             **how,
         )
