@@ -102,7 +102,8 @@ def test_finding_bad_rows_slowly_is_no_hang(terminal: Terminal) -> None:
 def test_a_model_that_always_fails_stops_the_job_at_once(
     terminal: Terminal, many: Inputs, model: str, why: str
 ) -> None:
-    said = score(terminal, model, many)
+    # A second scorer would pass the limit in another chunk at the same moment.
+    said = score(terminal, model, many, "--scorers", "1")
     said.stopped(1, "all of the first 1,000 rows were rejected", why)
     assert not (terminal.work / "out").exists()
     assert not (terminal.work / "out.manifest.json").exists()

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,8 +20,10 @@ first, leave = os.getpid(), os._exit
 
 def tell():
     program = os.path.splitext(os.path.basename(sys.argv[0]))[0] if os.getpid() == first else "child"
-    with open(os.path.join(os.environ["TELL_FOLDER"], f"{os.getpid()}.json"), "w") as file:
+    path = os.path.join(os.environ["TELL_FOLDER"], f"{os.getpid()}.json")
+    with open(f"{path}.half", "w") as file:
         json.dump({"program": program, "modules": sorted(sys.modules)}, file)
+    os.rename(file.name, path)
 
 def tell_and_leave(code):
     tell()
@@ -29,7 +32,8 @@ def tell_and_leave(code):
 atexit.register(tell)
 os._exit = tell_and_leave
 """
-"""As sitecustomize: whoever ends by itself leaves word of what it has loaded. A child that has answered is killed."""
+"""As sitecustomize: whoever ends by itself leaves word of what it has loaded. A child that has answered is killed,
+perhaps while it writes."""
 
 MODEL = """
 import numpy as np
@@ -54,8 +58,7 @@ CHILDREN_NEVER = NEVER | {
 
 def loaded_by_run(folder: Path) -> dict[str, set[str]]:
     """The modules of the processes of one command by their program; all that were forked are "child"."""
-    told = folder / "told"
-    told.mkdir()
+    told = Path(tempfile.mkdtemp(dir=folder))
     done = subprocess.run(
         [sys.executable, "-m", "tidemill", "run", "model.py:Model", "in.parquet", "-o", "out", "--scorers", "1"],
         cwd=folder,
@@ -70,11 +73,9 @@ def loaded_by_run(folder: Path) -> dict[str, set[str]]:
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, set[str]] = {}
-    for file in told.iterdir():
+    for file in told.glob("*.json"):
         answer = json.loads(file.read_text())
         found.setdefault(answer["program"], set()).update(answer["modules"])
-        file.unlink()
-    told.rmdir()
     return found
 
 
