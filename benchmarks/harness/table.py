@@ -9,6 +9,7 @@ from benchmarks.harness.contest import REFERENCE, Part
 from benchmarks.harness.contestants import CONTESTANTS
 from benchmarks.harness.record import Record
 from benchmarks.harness.targets import OWN, Verdict, median, ratio, verdicts
+from benchmarks.workloads import WORKLOADS
 
 COLUMNS = ("", "wall s", "CPU s", "peak MB", "rows/s", "wall ÷ floor", "wall ÷ ours", "CPU ÷ ours", "others")
 ENGINES = ("pandas", "pyarrow", "dask", "daft", "ray", "spark")
@@ -40,12 +41,18 @@ def glance(record: Record) -> str:
     for name in record.workloads():
         cells = [_fastest(record.of(name), engine) for engine in ENGINES]
         if any(cells):
-            rows.append([name, *(cell or "—" for cell in cells)])
+            rows.append([_called(record.of(name)[0]), *(cell or "—" for cell in cells)])
     head = [
         "wall / CPU, times ours",
         *(engine.capitalize() if engine != "pyarrow" else "pyarrow" for engine in ENGINES),
     ]
     return _table(head, rows)
+
+
+def _called(part: Part) -> str:
+    """What a stranger calls it."""
+    known = WORKLOADS.get(part.workload)
+    return f"{known.title if known else part.title}; {part.rows:,} rows"
 
 
 def _fastest(parts: Sequence[Part], engine: str) -> str | None:

@@ -105,7 +105,7 @@ WORKLOADS = (
     ),
     Workload(
         name="W4-csv",
-        title="the LightGBM model of W1, from CSV",
+        title="LightGBM, 200 trees of 63 leaves, 20 of 36 columns of CSV",
         rows=500_000,
         quick_rows=50_000,
         make=_from_csv,
@@ -115,7 +115,7 @@ WORKLOADS = (
     ),
     Workload(
         name="W6-small",
-        title="the LightGBM model of W1 on 1,000 rows, by the command line, cold",
+        title="LightGBM, 200 trees of 63 leaves, by the command line",
         rows=SMALL_ROWS,
         quick_rows=SMALL_ROWS,
         make=_lightgbm,
@@ -127,7 +127,7 @@ WORKLOADS = (
     ),
     Workload(
         name="W8-killed",
-        title="the LightGBM model of W1, killed half way and started again",
+        title="LightGBM, 200 trees of 63 leaves, killed half way and started again",
         rows=3_000_000,
         quick_rows=400_000,
         make=_lightgbm,

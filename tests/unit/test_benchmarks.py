@@ -222,7 +222,7 @@ def test_a_missed_target_stays_in_the_table_with_its_reason(tmp_path: Path) -> N
     assert "| CPU / pandas script | 0.5 | 0.769 | kept |" in text
     assert "- Ray Data, actors: not available: no wheel" in text
     assert "| pandas script | 1.00 | 2.00 | 100 | 1,000 | — | 1.00 | 2.00 | 10% |" in text
-    assert "| W1-lightgbm | 1.0 / 2.0 | — |" in text
+    assert f"| {WORKLOADS['W1-lightgbm'].title}; 1,000 rows | 1.0 / 2.0 | — |" in text
     assert "2 cores of a CPU, 16 GiB" in text and "ray 9" in text
     path = tmp_path / "day.json"
     record.write(kept, path)

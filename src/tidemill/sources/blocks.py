@@ -83,8 +83,8 @@ class BlockSource(Source):
         return pinned(segment.file, self._read(segment, list(columns), batch_rows, encoded))
 
     def _open_encoded(self, file: InputFile, names: Sequence[str]) -> AbstractContextManager[OpenFile]:
-        """The same, with these columns of text encoded. Only asked of formats that encode."""
-        raise NotImplementedError(f"{self.name} files are not read as dictionaries")
+        """The same, with these columns of text encoded, if the format does that."""
+        return self._open(file)
 
     def _read(self, segment: Segment, names: list[str], batch_rows: int, encoded: Sequence[str]) -> Iterator[Rows]:
         reading = self._reading_of(segment.file, names, batch_rows, encoded)
@@ -103,7 +103,7 @@ class BlockSource(Source):
                 return left
             left.close()
         with ExitStack() as stack:
-            opened = stack.enter_context(self._open_encoded(file, encoded) if encoded else self._open(file))
+            opened = stack.enter_context(self._open_encoded(file, encoded))
             _require(file, opened.schema, names)
             return _Reading(
                 file=file, names=names, batch_rows=batch_rows, encoded=encoded, opened=opened, stack=stack.pop_all()
