@@ -369,6 +369,24 @@ def test_two_classes_that_are_equally_good_are_for_the_library_to_decide(tmp_pat
     assert not check(library, kernel, batch(table))
 
 
+@pytest.mark.parametrize(("apart", "by_kernel"), [(1e-14, False), (1e-9, True)])
+def test_classes_whose_scores_nearly_cancel_are_for_the_library_to_decide(
+    tmp_path: Path, apart: float, by_kernel: bool
+) -> None:
+    """What is left of large terms may be their rounding: how large they were counts, not how small it is."""
+    table = frame().head(8)
+    model = simple().fit(frame(), target(frame(), "two"))
+    made = model[:-1].transform(table)
+    made = made.toarray() if hasattr(made, "toarray") else made
+    row, place = np.unravel_index(np.abs(made).argmax(), made.shape)
+    model[-1].coef_[:] = 0.0
+    model[-1].coef_[0, place] = 1.0
+    model[-1].intercept_[:] = -made[row, place] * (1 - apart)
+    joblib.dump(model, tmp_path / "model.pkl")
+    library, kernel = loaded(tmp_path / "model.pkl")
+    assert check(library, kernel, batch(table.iloc[[row]])) is by_kernel
+
+
 @pytest.mark.parametrize("kind", ["matrix", "objects"])
 def test_models_without_names(tmp_path: Path, kind: str) -> None:
     """Trained on arrays: of numbers, or of anything."""
