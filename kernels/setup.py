@@ -6,8 +6,8 @@ setup(
     ext_modules=[
         Extension(
             "tidemill_kernels._kernels",
-            ["src/tables.c", "src/walks.c"],
-            depends=["src/export.h"],
+            ["src/tables.c", "src/walks.c", "src/delimited.c"],
+            depends=["src/export.h", "src/numerals.h"],
             libraries=["m"],
             extra_compile_args=["-std=gnu11", "-O3", "-fvisibility=hidden"],
             py_limited_api=True,

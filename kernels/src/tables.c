@@ -12,7 +12,7 @@
 
 #include "export.h"
 
-#define ABI 2
+#define ABI 3
 /* Rows that are ranked, and rows that go through a tree, at a time: what they need stays in the caches. */
 #define RANK_ROWS 512
 #define TREE_ROWS 2048

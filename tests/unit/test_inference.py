@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidemill.sources.cast import PANDAS_NULLS, Inference
+from tidemill.sources.cast import PANDAS_NULLS, Inference, NullValues
 
 VALUES = (None, "", "1", "-3", "+4", " 5 ", "1.5", "1e3", "NaN", "NA", "inf", "true", "x", "0x1F", "9" * 30, "-999")
 
 
 def kind_of(*pieces: list[str | None], nulls: tuple[str, ...] = PANDAS_NULLS) -> str:
-    inference = Inference(pa.array(list(nulls), pa.string()))
+    inference = Inference(NullValues(nulls))
     for piece in pieces:
         inference.learn(pa.array(piece, pa.string()))
     return inference.kind

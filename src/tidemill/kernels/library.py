@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-ABI = 2
+ABI = 3
 """What the library must answer: raised whenever a call changes."""
 
 DISTRIBUTION = "tidemill-kernels"

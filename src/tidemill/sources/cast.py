@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidemill.domain.errors import InvalidSpec
+from tidemill.kernels.delimited import MissingValues
 from tidemill.ports.source import Source, UnreadRow
 
 MAX_VALUE_CHARS = 100
@@ -39,12 +40,24 @@ def arrow_type(name: str) -> pa.DataType:
         ) from exc
 
 
+class NullValues:
+    """Texts that are missing values in columns with a type."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = pa.array(list(texts), pa.string())
+        numbers = (_try_cast(self.texts.slice(place, 1), pa.float64()) for place in range(len(texts)))
+        self.numeric = any(number is not None and not np.isnan(number[0].as_py()) for number in numbers)
+        """Whether some are numbers, as -999 is: then a value that casts may be missing all the same."""
+        self.plain = MissingValues([text.encode() for text in texts], numeric=self.numeric)
+        """The same, for kernels."""
+
+
 class Caster:
     """Turns the columns that have a type in the plan from text, row by row: rows that fail are left out."""
 
-    def __init__(self, columns: Sequence[str], types: Mapping[str, str], null_values: Sequence[str]) -> None:
+    def __init__(self, columns: Sequence[str], types: Mapping[str, str], nulls: NullValues) -> None:
         self.targets = {name: arrow_type(types[name]) for name in columns if types.get(name, "any") != "any"}
-        self.nulls = pa.array(list(null_values), pa.string())
+        self.nulls = nulls
         for name, target in self.targets.items():
             try:
                 pc.cast(pa.array([], pa.string()), target)
@@ -62,7 +75,7 @@ class Caster:
         arrays = []
         for field, array in zip(batch.schema, batch.columns, strict=True):
             target = self.targets.get(field.name)
-            if target is not None:
+            if target is not None and (array.type != target or pa.types.is_string(target)):
                 array, failed = cast_feature(array, target, self.nulls)
                 for position in failed:
                     failures.setdefault(position, (field.name, str(target)))
@@ -92,13 +105,13 @@ def _failure(row: pa.RecordBatch, number: int, column: str, target: str) -> Unre
     )
 
 
-def cast_text(array: pa.Array, target: pa.DataType, nulls: pa.Array) -> tuple[pa.Array, list[int]]:
+def cast_text(array: pa.Array, target: pa.DataType, nulls: NullValues) -> tuple[pa.Array, list[int]]:
     """Cast strings. Missing values become null; so do values that do not cast, whose positions are returned."""
     if pa.types.is_string(target) or pa.types.is_large_string(target):
         return pc.cast(_nullify(array, array, nulls), target), []
     result = _try_cast(array, target)
     if result is not None and not (pa.types.is_integer(target) and _has_x(array)):
-        if pa.types.is_floating(target) and _any(pc.is_nan(result)):
+        if nulls.numeric or (pa.types.is_floating(target) and _any(pc.is_nan(result))):
             result = _nullify(result, array, nulls)
         return result, []
     text = _normalised(array, target, nulls)
@@ -108,7 +121,7 @@ def cast_text(array: pa.Array, target: pa.DataType, nulls: pa.Array) -> tuple[pa
     return pa.concat_arrays(pieces), failed
 
 
-def cast_feature(array: pa.Array, target: pa.DataType, nulls: pa.Array) -> tuple[pa.Array, list[int]]:
+def cast_feature(array: pa.Array, target: pa.DataType, nulls: NullValues) -> tuple[pa.Array, list[int]]:
     """As `cast_text`, but truth values are numbers too: a model that was trained on them wants 1 and 0."""
     result, failed = cast_text(array, target, nulls)
     if not failed or not (pa.types.is_integer(target) or pa.types.is_floating(target)):
@@ -137,7 +150,7 @@ def _cast_by_halves(text: pa.Array, target: pa.DataType, start: int, pieces: lis
         _cast_by_halves(text.slice(middle), target, start + middle, pieces, failed)
 
 
-def _normalised(array: pa.Array, target: pa.DataType, nulls: pa.Array) -> pa.Array:
+def _normalised(array: pa.Array, target: pa.DataType, nulls: NullValues) -> pa.Array:
     """Spaces, a plus sign, and the `.0` that tools write behind integers do not make a value wrong."""
     text = pc.utf8_trim_whitespace(array)
     text = _nullify(text, text, nulls)
@@ -150,8 +163,8 @@ def _normalised(array: pa.Array, target: pa.DataType, nulls: pa.Array) -> pa.Arr
     return text
 
 
-def _nullify(values: pa.Array, text: pa.Array, nulls: pa.Array) -> pa.Array:
-    missing = pc.is_in(text, value_set=nulls)
+def _nullify(values: pa.Array, text: pa.Array, nulls: NullValues) -> pa.Array:
+    missing = pc.is_in(text, value_set=nulls.texts)
     return pc.if_else(missing, pa.scalar(None, values.type), values) if _any(missing) else values
 
 
@@ -165,17 +178,14 @@ class Inference:
     Integers beyond 64 bits count as double; integers beside missing values do too.
     """
 
-    def __init__(self, nulls: pa.Array) -> None:
+    def __init__(self, nulls: NullValues) -> None:
         self.nulls = nulls
-        self._nulls_may_be_numbers = any(
-            _try_cast(nulls.slice(k, 1), pa.int64()) is not None for k in range(len(nulls))
-        )
         self._kind = "null"
         self._missing = False
 
     def learn(self, array: pa.Array) -> None:
         """Look at more values of the column, as text."""
-        if self._kind == "string" or self._confirms(array):
+        if self.final or self._confirms(array):
             return
         valid = pc.drop_null(_nullify(array, array, self.nulls))
         self.learn_kind(_kind_of(valid, self._kind), missing=len(valid) < len(array))
@@ -184,7 +194,7 @@ class Inference:
         """Whether the values are what those before them were, as they mostly are: to know that costs one cast."""
         if self._kind == "double":
             return _try_cast(array, pa.float64()) is not None
-        if self._kind != "int64" or self._nulls_may_be_numbers or not _is_int64(array):
+        if self._kind != "int64" or self.nulls.numeric or not _is_int64(array):
             return False
         self._missing |= array.null_count > 0
         return True
@@ -193,6 +203,11 @@ class Inference:
         """Take in what is known of more values: their type, and whether some are missing."""
         self._kind = Source.merge_types(self._kind, kind)
         self._missing |= missing
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing that comes can change the type."""
+        return self._kind == "string"
 
     @property
     def kind(self) -> str:
@@ -216,12 +231,15 @@ def _kind_of(valid: pa.Array, known: str) -> str:
     return "bool" if pc.all(pc.is_in(valid, value_set=pa.array(_PANDAS_BOOLS))).as_py() else "string"
 
 
+_NO_NULLS = NullValues(())
+
+
 def _is_int64(valid: pa.Array) -> bool:
     return _try_cast(valid, pa.int64()) is not None and not _has_x(valid)
 
 
 def _trimmed(valid: pa.Array) -> pa.Array:
-    return _normalised(valid, pa.float64(), pa.array([], pa.string()))
+    return _normalised(valid, pa.float64(), _NO_NULLS)
 
 
 def _has_x(text: pa.Array) -> bool:

@@ -8,7 +8,8 @@ string. Columns with a type in the plan are cast, and there `null_values` (by de
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
@@ -18,8 +19,9 @@ import pyarrow.csv as pacsv
 from tidemill.domain.errors import InputUnreadable, InvalidSpec
 from tidemill.domain.plan import InputFile
 from tidemill.ports.source import UnreadRow
-from tidemill.sources.cast import PANDAS_NULLS, Inference
+from tidemill.sources.cast import PANDAS_NULLS, Caster, Inference
 from tidemill.sources.compression import HEAD_BYTES
+from tidemill.sources.csv_numbers import plain_kinds, typed_batch
 from tidemill.sources.records import CsvGrammar, Piece, pieces
 from tidemill.sources.text import BOM, Decoded, Layout, Survey, TextSource, cut_raw, empty_batch, option
 
@@ -112,6 +114,23 @@ class CsvSource(TextSource):
         assert layout.columns is not None
         return _TypeSurvey(self, layout, layout.columns) if infer else Survey(layout.columns)
 
+    def _parts(self, piece: Piece, layout: Layout, columns: Sequence[str], caster: Caster) -> Iterator[Decoded]:
+        """What a kernel can read comes with its types; from the first record on that it leaves, all comes as text."""
+        found = None if piece.broken else typed_batch(piece, layout, columns, caster)
+        if found is not None:
+            batch, length = found
+            yield Decoded(batch=batch, records=batch.num_rows)
+            if batch.num_rows == piece.records:
+                return
+            piece = replace(
+                piece,
+                offset=piece.offset + length,
+                length=piece.length - length,
+                buffer=piece.data[length:],
+                records=piece.records - batch.num_rows,
+            )
+        yield from super()._parts(piece, layout, columns, caster)
+
     def _decode(self, piece: Piece, layout: Layout, columns: Sequence[str]) -> Decoded:
         batch = _parse(piece.data, layout, columns)
         if batch is not None and batch.num_rows == piece.records:
@@ -122,20 +141,23 @@ class CsvSource(TextSource):
 class _TypeSurvey(Survey):
     def __init__(self, source: CsvSource, layout: Layout, columns: Sequence[str]) -> None:
         super().__init__(columns)
-        nulls = pa.array(list(source.null_values), pa.string())
         self._source, self._layout = source, layout
-        self._inferences = [Inference(nulls) for _ in columns]
+        self._inferences = {name: Inference(source.nulls) for name in columns}
 
     def learn(self, piece: Piece) -> None:
         if piece.broken or not piece.records:
             return
-        batch = self._source._decode(piece, self._layout, self.columns).batch
-        for inference, array in zip(self._inferences, batch.columns, strict=True):
-            inference.learn(array)
+        kinds = plain_kinds(piece, self._layout, self._source.nulls) or {}
+        for name, (kind, missing) in kinds.items():
+            self._inferences[name].learn_kind(kind, missing=missing)
+        others = [name for name in self.columns if name not in kinds and not self._inferences[name].final]
+        if others:
+            batch = self._source._decode(piece, self._layout, others).batch
+            for name in others:
+                self._inferences[name].learn(batch[name])
 
     def schema(self, file: InputFile) -> pa.Schema:
-        kinds = [pa.type_for_alias(inference.kind) for inference in self._inferences]
-        return pa.schema(list(zip(self.columns, kinds, strict=True)))
+        return pa.schema([(name, pa.type_for_alias(self._inferences[name].kind)) for name in self.columns])
 
 
 def _refuse_duplicates(file: InputFile, names: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from tidemill.durable.files import fsync_file, make_folder, translated
 from tidemill.registry import missing_extra
 from tidemill.sources.arrow import ArrowSource
 from tidemill.sources.blocks import COPY_AGAIN, BlockSource, OpenFile
-from tidemill.sources.cast import PANDAS_NULLS, cast_feature
+from tidemill.sources.cast import PANDAS_NULLS, NullValues, cast_feature
 from tidemill.sources.excel_cells import ColumnSurvey, column_of, names_of
 from tidemill.sources.excel_extent import ZIP_MAGIC, check_extent
 from tidemill.sources.pinned import check_pinned, opened
@@ -61,12 +61,13 @@ class ExcelSource(BlockSource):
                 f"The input option sheet is {self.sheet!r}.", remedy="Give the name of a sheet, or its number from 1."
             )
         self.skip_rows = option(self.options, "skip_rows", int, 0)
-        self.null_values = tuple(option(self.options, "null_values", list, list(PANDAS_NULLS)))
+        null_values = option(self.options, "null_values", list, list(PANDAS_NULLS))
         self.max_cells = option(self.options, "max_cells", int, MAX_CELLS)
         self.block_rows = option(self.options, "block_rows", int, BLOCK_ROWS)
         if self.block_rows < 1 or self.skip_rows < 0:
             raise InvalidSpec("block_rows must be positive, and skip_rows not negative.")
-        self._nulls = frozenset(("", *self.null_values))
+        self._nulls = frozenset(("", *null_values))
+        self.nulls = NullValues(sorted(self._nulls))
 
     @classmethod
     def matches(cls, head: bytes, path: str) -> bool:
@@ -76,7 +77,7 @@ class ExcelSource(BlockSource):
         return inside or head.startswith(OLE_MAGIC)
 
     def cast_text(self, column: pa.Array, wanted: pa.DataType) -> tuple[pa.Array, Sequence[int]]:
-        return cast_feature(column, wanted, pa.array(list(self._nulls), pa.string()))
+        return cast_feature(column, wanted, self.nulls)
 
     @contextmanager
     def _open(self, file: InputFile) -> Iterator[OpenFile]:

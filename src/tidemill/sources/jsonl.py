@@ -17,7 +17,7 @@ import pyarrow as pa
 from tidemill.domain.errors import InputUnreadable
 from tidemill.domain.plan import InputFile
 from tidemill.ports.source import UnreadRow
-from tidemill.sources.cast import Inference
+from tidemill.sources.cast import Inference, NullValues
 from tidemill.sources.records import LineGrammar, Piece
 from tidemill.sources.text import BOM, Decoded, Layout, Survey, TextSource, cut_raw
 
@@ -52,7 +52,7 @@ class JsonlSource(TextSource):
         return Layout(grammar=LineGrammar(), start=start, stop=stop, columns=None)
 
     def _survey(self, layout: Layout, infer: bool) -> Survey:
-        return _KeySurvey(layout, infer, self.null_values)
+        return _KeySurvey(layout, infer, self.nulls)
 
     def _decode(self, piece: Piece, layout: Layout, columns: Sequence[str]) -> Decoded:
         rows: list[dict[str, Any]] = []
@@ -74,13 +74,13 @@ class JsonlSource(TextSource):
 
 
 class _KeySurvey(Survey):
-    def __init__(self, layout: Layout, infer: bool, null_values: Sequence[str]) -> None:
+    def __init__(self, layout: Layout, infer: bool, nulls: NullValues) -> None:
         from pydantic_core import from_json  # Only here: it takes as long to import as all other sources.
 
         super().__init__(())
         self._parse = from_json
         self._layout, self._infer = layout, infer
-        self._nulls = pa.array(list(null_values), pa.string())
+        self._nulls = nulls
         self._inferences: dict[str, Inference] = {}
         self._rows = 0
 
@@ -243,7 +243,7 @@ def _quoted(value: str | bool | None) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _learn_values(inference: Inference, values: list[Any], nulls: pa.Array) -> None:
+def _learn_values(inference: Inference, values: list[Any], nulls: NullValues) -> None:
     kinds = set(map(type, values))
     missing = type(None) in kinds
     kinds.discard(type(None))

@@ -9,13 +9,17 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
 
+from tidemill.kernels.delimited import Delimited
+from tidemill.kernels.library import NotCompilable
+
 MAX_RECORD_BYTES = 64 << 20
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 22
 RAW_BYTES = 4096
 
 Offsets = np.ndarray[Any, np.dtype[np.int64]]
@@ -26,16 +30,21 @@ _NONE: Offsets = np.empty(0, np.int64)
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """Whole records that lie at [offset, offset + length) of the text.
+    """Whole records that lie at [offset, offset + length) of the text, and at the beginning of `buffer`.
 
-    If `broken` says why, the piece is one record that cannot be read and `data` only its beginning.
+    If `broken` says why, the piece is one record that cannot be read and `buffer` only its beginning.
     """
 
     offset: int
     length: int
-    data: bytes
+    buffer: bytes
     records: int
     broken: str | None = None
+
+    @property
+    def data(self) -> bytes:
+        """What of the buffer is the piece's: copied, if not all of it is."""
+        return self.buffer if len(self.buffer) <= self.length else self.buffer[: self.length]
 
 
 class Grammar(ABC):
@@ -68,28 +77,27 @@ def pieces(
     A record without an end, or one above `max_record_bytes`, is a broken piece of one line; what
     follows that line is read as if the line were not there.
     """
-    offset, carry, want = start, b"", chunk_bytes
-    file.seek(start)
+    offset, want = start, chunk_bytes
     while True:
-        position = offset + len(carry)
         # One byte more than a record may have, since a carriage return ends a record only with its follower known.
-        size = min(want, max_record_bytes + 1 - len(carry), stop - position)
-        chunk = file.read(size) if size > 0 else b""
-        final = position + len(chunk) >= stop or len(chunk) < size
-        data = carry + chunk if carry else chunk
+        size = min(want, max_record_bytes + 1, stop - offset)
+        # What the last piece left is read again: it is less than a record, and joining it would copy everything.
+        file.seek(offset)
+        data = file.read(size) if size > 0 else b""
+        end = offset + len(data)
+        final = end >= stop or len(data) < size
         length, records = _within(grammar, data, final, max_record_bytes)
         if length:
-            yield Piece(offset=offset, length=length, data=data[:length], records=records)
-            offset, carry, want = offset + length, data[length:], chunk_bytes
+            yield Piece(offset=offset, length=length, buffer=data, records=records)
+            offset, want = offset + length, chunk_bytes
         elif not final and len(data) <= max_record_bytes:
-            carry, want = data, len(data)
+            want = 2 * len(data)
         elif data:
             length = _skip_line(file, data, offset, stop, grammar)
             raw = data[: min(length, RAW_BYTES)].rstrip(b"\r\n")
-            yield Piece(offset=offset, length=length, data=raw, records=1, broken=grammar.broken)
-            offset, carry, want = offset + length, b"", chunk_bytes
-            file.seek(offset)
-        if final and not carry and offset >= min(stop, position + len(chunk)):
+            yield Piece(offset=offset, length=length, buffer=raw, records=1, broken=grammar.broken)
+            offset, want = offset + length, chunk_bytes
+        if final and offset >= end:
             return
 
 
@@ -161,6 +169,9 @@ class CsvGrammar(Grammar):
 
     def __init__(self, delimiter: str, quote: str, keep_empty: bool) -> None:
         self.delimiter, self.quote, self.keep_empty = delimiter.encode(), quote.encode(), keep_empty
+        self.kernel: Delimited | None = None
+        with suppress(NotCompilable):
+            self.kernel = Delimited(self.delimiter, self.quote, keep_empty=keep_empty)
         self._is_border = np.zeros(256, bool)
         self._is_border[[ord(delimiter), _LF, _CR, *self.quote]] = True
         separator, mark = re.escape(self.delimiter), re.escape(self.quote)
@@ -176,6 +187,8 @@ class CsvGrammar(Grammar):
         self._last_record = re.compile(record + rb"(?:\r\n|\r|\n|\Z)")
 
     def cut(self, data: bytes, final: bool) -> tuple[int, int]:
+        if self.kernel is not None:
+            return self.kernel.cut(data, final)
         if (not self.quote or self.quote not in data) and (found := self._cut_plain(data, final)) is not None:
             return found
         ends = self.ends(data, final)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from tidemill.domain.errors import InputUnreadable, InvalidSpec
 from tidemill.domain.plan import Block, InputFile, Segment
 from tidemill.ports.source import FileFacts, Rows, Source, UnreadRow
-from tidemill.sources.cast import Caster, cast_feature
+from tidemill.sources.cast import Caster, NullValues, cast_feature
 from tidemill.sources.compression import DEFAULT_MAX_SPOOL_BYTES, plain_text
 from tidemill.sources.pinned import check_pinned, pinned
 from tidemill.sources.records import CHUNK_BYTES, MAX_RECORD_BYTES, RAW_BYTES, Grammar, Piece, pieces
@@ -51,9 +51,9 @@ def cut_raw(raw: bytes) -> bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
-    """One piece after parsing: `batch` has the rows that could be read, all columns as string.
+    """Consecutive records after parsing: `batch` has those that could be read, their columns mostly as string.
 
-    `bad` are the other rows by their number within the piece, ascending.
+    `bad` are the others by their number within them, ascending.
     """
 
     batch: pa.RecordBatch
@@ -75,7 +75,7 @@ class TextSource(Source):
         self.block_bytes = option(self.options, "block_bytes", int, BLOCK_BYTES)
         self.max_record_bytes = option(self.options, "max_record_bytes", int, MAX_RECORD_BYTES)
         self.max_spool_bytes = option(self.options, "max_spool_bytes", int, DEFAULT_MAX_SPOOL_BYTES)
-        self.null_values = tuple(option(self.options, "null_values", list, list(self.default_null_values())))
+        self.nulls = NullValues(option(self.options, "null_values", list, list(self.default_null_values())))
         if self.block_bytes < 1 or self.max_record_bytes < 1:
             raise InvalidSpec("block_bytes and max_record_bytes must be positive.")
 
@@ -109,11 +109,11 @@ class TextSource(Source):
     def read(
         self, segment: Segment, columns: Sequence[str], types: Mapping[str, str], batch_rows: int
     ) -> Iterator[Rows]:
-        caster = Caster(columns, types, self.null_values)
+        caster = Caster(columns, types, self.nulls)
         return pinned(segment.file, self._read(segment, columns, caster, batch_rows))
 
     def cast_text(self, column: pa.Array, wanted: pa.DataType) -> tuple[pa.Array, Sequence[int]]:
-        return cast_feature(column, wanted, pa.array(list(self.null_values), pa.string()))
+        return cast_feature(column, wanted, self.nulls)
 
     def _read(self, segment: Segment, columns: Sequence[str], caster: Caster, batch_rows: int) -> Iterator[Rows]:
         with self._plain_text(segment.file) as text:
@@ -124,8 +124,9 @@ class TextSource(Source):
                 first, row = row, row + piece.records
                 if row <= segment.row_start or not piece.records:
                     continue
-                decoded = self._unread(piece, columns) if piece.broken else self._decode(piece, layout, columns)
-                yield from _windows(decoded, first, segment, caster, batch_rows)
+                for decoded in self._parts(piece, layout, columns, caster):
+                    yield from _windows(decoded, first, segment, caster, batch_rows)
+                    first += decoded.records
                 if row >= segment.row_stop:
                     break
         if row < segment.row_stop:
@@ -134,6 +135,10 @@ class TextSource(Source):
                 f"{segment.file.path} ends at row {row}, but row {segment.row_stop - 1} was planned.",
                 remedy="Plan the job again.",
             )
+
+    def _parts(self, piece: Piece, layout: Layout, columns: Sequence[str], caster: Caster) -> Iterator[Decoded]:
+        """The rows of a piece, in order. Columns may have the caster's types already."""
+        yield self._unread(piece, columns) if piece.broken else self._decode(piece, layout, columns)
 
     def _plain_text(self, file: InputFile) -> AbstractContextManager[IO[bytes]]:
         return plain_text(file, self.spool, self.encoding, self.max_spool_bytes)
