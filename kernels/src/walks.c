@@ -1,8 +1,8 @@
 /* Ensembles of decision trees, scored by walking down each tree.
  *
- * For trees of so many leaves that tables would not stay in the caches. A walk waits for memory at each step, so
- * eight rows go down a tree at once, side by side, and no step branches; nodes are small and lie tree by tree, so
- * that one tree stays in the cache while all rows go through it.
+ * For shallow trees, and those of so many leaves that tables would not stay in the caches. A walk waits for memory
+ * at each step, so eight rows go down a tree at once, side by side, and no step branches; nodes are small and lie
+ * tree by tree, so that one tree stays in the cache while all rows go through it.
  */
 #include <stdint.h>
 

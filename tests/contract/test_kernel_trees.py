@@ -17,7 +17,7 @@ from tidemill.flavors import sklearn_trees
 from tidemill.flavors.lightgbm import LightGBMFlavor
 from tidemill.flavors.sklearn import PickleFlavor
 from tidemill.flavors.xgboost import XGBoostFlavor
-from tidemill.kernels import library, trees
+from tidemill.kernels import library, trees, walks
 from tidemill.kernels.library import NotCompilable
 from tidemill.kernels.tables import AskedTree, Ensemble, TableKernel, compile_tables, ensemble_of
 from tidemill.kernels.tree import Forest, Question, Tree
@@ -173,10 +173,16 @@ def test_walks_and_tables_end_where_single_steps_end(made: tuple[Forest, list[Ar
     shown = [column[:60] for column in columns]
     start = np.arange(forest.sums, dtype=dtype)
     expected = stepped(forest, shown, start, dtype).tobytes()
-    for kernel in (WalkKernel(forest, dtype=dtype), TableKernel(compile_tables(ensemble_of(forest), dtype=dtype))):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(walks, "TILE_BYTES", 1)
+        patched.setattr(walks, "TILE_TREES", 0)
+        in_tiles = WalkKernel(forest, dtype=dtype)
+    tables = TableKernel(compile_tables(ensemble_of(forest), dtype=dtype))
+    for kernel in (WalkKernel(forest, dtype=dtype), in_tiles, tables):
         assert kernel.scores(shown, start).tobytes() == expected
         whole = kernel.scores(columns, start)
         assert whole[:, : len(shown[0])].tobytes() == expected
+        assert whole.tobytes() == tables.scores(columns, start).tobytes()
         assert whole.shape == (forest.sums, len(columns[0]))
 
 
@@ -191,22 +197,52 @@ def test_no_walk_leads_astray(left: list[int], right: list[int]) -> None:
         threshold=np.zeros(1),
         missing_left=np.zeros(1, bool),
     )
-    with pytest.raises(NotCompilable, match="each of its leaves once"):
-        WalkKernel(Forest(trees=[tree], features=1, groups=np.zeros(1, np.int32), sums=1), dtype="f8")
+    forest = Forest(trees=[tree], features=1, groups=np.zeros(1, np.int32), sums=1)
+    for made in (WalkKernel, trees.kernel_of):
+        with pytest.raises(NotCompilable, match="each of its leaves once"):
+            made(forest, dtype="f8")
 
 
-def test_large_trees_are_walked_and_small_ones_ranked() -> None:
-    def forest(leaves: int, questions: dict[int, Question]) -> Forest:
-        left, right = children(np.random.default_rng(0), leaves)
+def test_large_trees_and_shallow_ones_are_walked_and_others_ranked() -> None:
+    def forest(leaves: int, features: int, questions: dict[int, Question]) -> Forest:
+        """Of one tree that is grown level by level: a node's children are those of a heap."""
+        below = np.arange(1, 2 * leaves - 1, dtype=np.int32)
+        children = np.where(below < leaves - 1, below, ~(below - leaves + 1))
+        left, right = children[::2].copy(), children[1::2].copy()
         tests = {"threshold": np.arange(leaves - 1.0), "missing_left": np.zeros(leaves - 1, bool)}
-        feature = np.zeros(leaves - 1, np.int32)
-        tree = Tree(feature=feature, left=left, right=right, leaves=np.zeros(leaves), **tests, questions=questions)
-        return Forest(trees=[tree], features=1, groups=np.zeros(1, np.int32), sums=1)
+        feature = np.arange(leaves - 1, dtype=np.int32) % features
+        shape = {"feature": feature, "left": left, "right": right, "leaves": np.zeros(leaves)}
+        tree = Tree(**shape, **tests, questions=questions)
+        return Forest(trees=[tree], features=features, groups=np.zeros(1, np.int32), sums=1)
 
     asked = Question(breaks=np.array([1.0]), goes_left=lambda values: values > 1)
-    chosen = [(64, {}, TableKernel), (65, {}, WalkKernel), (65, {3: asked}, TableKernel)]
-    for leaves, questions, kind in chosen:
-        assert type(trees.kernel_of(forest(leaves, questions), dtype="f8")) is kind
+    chosen = [
+        (64, 13, {}, TableKernel),
+        (64, 14, {}, WalkKernel),
+        (64, 14, {3: asked}, TableKernel),
+        (65, 1, {}, WalkKernel),
+        (65, 1, {3: asked}, TableKernel),
+        (1, 1, {}, TableKernel),
+    ]
+    for leaves, features, questions, kind in chosen:
+        assert type(trees.kernel_of(forest(leaves, features, questions), dtype="f8")) is kind
+
+
+@settings(max_examples=40, deadline=None)
+@given(forests())
+def test_levels_are_the_most_tests_on_a_way(made: tuple[Forest, list[Array]]) -> None:
+    forest, _ = made
+
+    def deepest(tree: Tree) -> int:
+        at, most = [(0, 1)] if len(tree.feature) else [], 0
+        while at:
+            node, level = at.pop()
+            most = max(most, level)
+            at += [(child, level + 1) for child in (tree.left[node], tree.right[node]) if child >= 0]
+        return most
+
+    assert forest.levels.tolist() == [deepest(tree) for tree in forest.trees]
+    assert forest.tested.tolist() == [len(set(tree.feature.tolist())) for tree in forest.trees]
 
 
 def test_a_tree_that_is_none_is_refused() -> None:
@@ -254,16 +290,27 @@ def batch(x: Array) -> pa.RecordBatch:
 
 
 def both(flavor: type[Flavor], path: Path, rows: pa.RecordBatch, **options: Any) -> tuple[Any, Any]:
-    """The predictions of the library and of the kernel, which must have made its own."""
+    """The predictions of the library and of the kernel, which must have made its own, the same by tables and walks."""
     by_library = flavor().load(str(path), options)
-    by_kernel = flavor().load(str(path), {**options, "accelerate": True})
-    assert by_kernel.kernel is not None, by_kernel.not_accelerated
-    expected, found = by_library.predict(rows), by_kernel.predict(rows)
-    assert (expected.by_kernel, found.by_kernel) == (False, True)
-    assert dict(expected.row_errors) == dict(found.row_errors)
+    expected = by_library.predict(rows)
+    assert not expected.by_kernel
     by_library.close()
-    by_kernel.close()
-    return bits(expected), bits(found)
+    found = [_by_kernel(flavor, path, rows, ratio, options) for ratio in (np.inf, 0.0)]
+    for one in found:
+        assert one.by_kernel
+        assert dict(expected.row_errors) == dict(one.row_errors)
+        assert bits(one) == bits(found[0])
+    return bits(expected), bits(found[0])
+
+
+def _by_kernel(flavor: type[Flavor], path: Path, rows: pa.RecordBatch, ratio: float, options: dict[str, Any]) -> Any:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(trees, "FEATURES_A_LEVEL", ratio)
+        model = flavor().load(str(path), {**options, "accelerate": True})
+    assert model.kernel is not None, model.not_accelerated
+    found = model.predict(rows)
+    model.close()
+    return found
 
 
 VALUE, POSITIVE, SHARE, YES, CLASSES = range(5)

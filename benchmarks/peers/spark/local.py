@@ -3,7 +3,8 @@
 PySpark user guide, "Apache Arrow in PySpark": `maxRecordsPerBatch` up from 10,000; the API page of
 `predict_batch_udf`: the model is loaded once in each Python worker, which is reused. "Tuning Spark": as many partitions
 as give each core a few (`maxPartitionBytes`), and a heap that fits the machine; the console's progress and the web UI
-are off. MLflow documentation, "mlflow.pyfunc.spark_udf": `env_manager="local"` needs no new environment.
+are off. MLflow documentation, "mlflow.pyfunc.spark_udf": `env_manager="local"` needs no new environment, and a struct's
+field names are the names of the model's columns.
 Spark sets OMP_NUM_THREADS to the cores of one task: one library thread each.
 """
 
@@ -52,7 +53,9 @@ def by_mlflow(rows: DataFrame, columns: list[str]) -> DataFrame:
 
     folder = os.path.join(os.path.dirname(job.model), "mlflow")
     udf = mlflow.pyfunc.spark_udf(session, folder, result_type="double", env_manager="local")
-    return rows.select("id", udf(struct(*(col(name).cast("double") for name in columns))).alias("prediction"))
+    # A field of a struct that is an expression has no name of its own, and MLflow finds the model's columns by name.
+    named = struct(*(col(name).cast("double").alias(name) for name in columns))
+    return rows.select("id", udf(named).alias("prediction"))
 
 
 def score(source: str, target: str) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from tidemill.kernels.library import NotCompilable
+
 Array = np.ndarray[Any, Any]
 
 
@@ -76,6 +78,38 @@ class Forest:
     def largest(self) -> int:
         """Leaves of the largest tree."""
         return max((len(tree.leaves) for tree in self.trees), default=0)
+
+    @property
+    def levels(self) -> Array:
+        """int64: of each tree, the most tests that a row may meet. Raises NotCompilable as `check` does."""
+        for tree in self.trees:
+            check(tree)
+        sizes = np.array([len(tree.feature) for tree in self.trees], np.int64)
+        owner = np.repeat(np.arange(len(sizes)), sizes)
+        first = np.cumsum(sizes) - sizes
+        sides = [joined([getattr(tree, side) for tree in self.trees], np.int64) for side in ("left", "right")]
+        children = np.where(np.stack(sides) < 0, -1, np.stack(sides) + first[owner])
+        found = np.zeros(len(sizes), np.int64)
+        nodes = first[sizes > 0]
+        while len(nodes):
+            found[owner[nodes]] += 1
+            below = children[:, nodes]
+            nodes = below[below >= 0]
+        return found
+
+    @property
+    def tested(self) -> Array:
+        """int64: of each tree, how many features it tests."""
+        return np.array([len(np.unique(tree.feature)) for tree in self.trees], np.int64)
+
+
+def check(tree: Shape) -> None:
+    """Raise NotCompilable unless one way leads to each node and leaf: then none leads in a circle."""
+    nodes, leaves = len(tree.feature), len(tree.leaves)
+    reached = np.concatenate([tree.left, tree.right, [0 if nodes else ~0]]).astype(np.int64) + leaves
+    inside = leaves == nodes + 1 and reached.min() >= 0
+    if not inside or not np.array_equal(np.bincount(reached, minlength=leaves + nodes), np.ones(leaves + nodes)):
+        raise NotCompilable("a tree does not reach each of its leaves once")
 
 
 def width_of(trees: Sequence[Shape]) -> int:

@@ -12,6 +12,9 @@ MOST_TABLE_LEAVES = WORD
 200 trees of 63 leaves take 2.3 and 2.8 microseconds a row, of 127 leaves 6.0 and 4.0."""
 MOST_TABLE_BYTES = 128 << 20
 """Above, tables would be read from memory for each block of rows."""
+FEATURES_A_LEVEL = 2.3
+"""Tables take a row through each feature that a tree tests, walking through each level, which takes as long as so many
+features. Trees grown level by level test more from a depth of 5 or 6 on; those grown by the best leaf seldom do."""
 
 TreeKernel = TableKernel | WalkKernel
 
@@ -19,7 +22,7 @@ TreeKernel = TableKernel | WalkKernel
 def kernel_of(forest: Forest, *, dtype: str) -> TreeKernel:
     """The kernel of a forest whose sums are of `dtype` ("f8" or "f4"). Raises NotCompilable."""
     asks = any(tree.questions for tree in forest.trees)
-    if forest.largest > MOST_TABLE_LEAVES and not asks:
+    if not asks and (forest.largest > MOST_TABLE_LEAVES or _shallow(forest)):
         return WalkKernel(forest, dtype=dtype)
     size = table_bytes(forest)
     if size is not None and size <= MOST_TABLE_BYTES:
@@ -27,3 +30,8 @@ def kernel_of(forest: Forest, *, dtype: str) -> TreeKernel:
     if asks:
         raise NotCompilable("it splits by categories, or takes zero for missing, and is too large for tables of that")
     return WalkKernel(forest, dtype=dtype)
+
+
+def _shallow(forest: Forest) -> bool:
+    """Whether its trees test so many features on so few levels that walking them is faster."""
+    return bool(forest.tested.sum() > FEATURES_A_LEVEL * forest.levels.sum())
