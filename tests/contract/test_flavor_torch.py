@@ -132,7 +132,7 @@ def test_without_an_activation_outputs_are_values(made: Callable[[str], str], ki
     found = model.predict(batch()).columns
     assert found.schema.names == ["prediction_0", "prediction_1", "prediction_2"]
     assert np.column_stack(found.columns).tobytes() == own(network(3)).numpy().tobytes()
-    assert (model.info.task, model.info.layout, model.info.batch_rows) == ("regression", "threads", 1_024)
+    assert (model.info.task, model.info.layout, model.info.batch_rows) == ("regression", "threads", 16_384)
     assert model.info.batch_invariant is False
     for words in ({"probabilities": True}, {"threshold": 0.5}, {"classes": ["x", "y", "z"]}):
         with pytest.raises(InvalidSpec, match="probabilities or what becomes them") as caught:

@@ -122,7 +122,7 @@ def test_linear_models_and_networks(tmp_path: Path) -> None:
     path = saved(to_onnx(network, data()[:1], options={"zipmap": False}), tmp_path / "net.onnx")
     model = load(path, options={"classes": ["x", "y", "z"]})
     assert model.predict(batch()).columns.column(0).to_pylist() == own(path)[0].tolist()
-    assert (model.info.batch_rows, model.info.batch_invariant, model.info.layout) == (1_024, False, "threads")
+    assert (model.info.batch_rows, model.info.batch_invariant, model.info.layout) == (16_384, False, "threads")
     linear = LogisticRegression().fit(data(), labels("int"))
     path = saved(to_onnx(linear, data()[:1], options={"zipmap": False}), tmp_path / "linear.onnx")
     model = load(path)

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from tidemill.domain.errors import ModelUnusable
 from tidemill.domain.signature import Field, ModelInfo
-from tidemill.flavors import onnx_file
+from tidemill.flavors import dense, onnx_file
 from tidemill.flavors.bad_rows import missing, predicted_without
 from tidemill.flavors.inputs import column_names
 from tidemill.flavors.matrix import Array, plain, strings, to_arrow, to_matrix, values
@@ -40,7 +40,43 @@ _FLOATS = {"float": "f4", "double": "f8"}
 
 _TREE_OPERATORS = frozenset({"TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"})
 _LINEAR_OPERATORS = frozenset({"LinearClassifier", "LinearRegressor"})
-_TREE_BATCH_ROWS, _LINEAR_BATCH_ROWS, _NETWORK_BATCH_ROWS = 8_192, 65_536, 1_024
+_DENSE_OPERATORS = frozenset(
+    {
+        *("Gemm", "MatMul", "BatchNormalization", "LayerNormalization", "Dropout", "Scaler", "Normalizer", "Imputer"),
+        *(
+            "Relu",
+            "LeakyRelu",
+            "PRelu",
+            "Elu",
+            "Selu",
+            "Celu",
+            "Gelu",
+            "Mish",
+            "ThresholdedRelu",
+            "Softplus",
+            "Softsign",
+        ),
+        *("Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Tanh", "Erf", "Softmax", "LogSoftmax", "Clip"),
+        *("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Sum", "Mean", "Neg", "Abs", "Exp", "Log", "Sqrt", "Sign"),
+        *("Reciprocal", "Floor", "Ceil", "Round", "IsNaN", "IsInf", "Where", "Equal", "Not", "And", "Or"),
+        *(
+            "Less",
+            "LessOrEqual",
+            "Greater",
+            "GreaterOrEqual",
+            "ArgMax",
+            "ArgMin",
+            "ReduceMean",
+            "ReduceSum",
+            "ReduceMax",
+        ),
+        *("Cast", "CastLike", "Constant", "Identity", "Concat", "Split", "Slice", "Flatten", "Reshape", "Squeeze"),
+        *("ArrayFeatureExtractor", "FeatureVectorizer", "LabelEncoder", "ZipMap"),
+    }
+)
+"""With these alone no layer holds more numbers for a row than the largest dimension of a weight. Convolutions,
+attention and what adds a dimension hold more, and their weights do not say how many."""
+_TREE_BATCH_ROWS, _LINEAR_BATCH_ROWS = 8_192, 65_536
 _ROWS_PER_CHUNK = 262_144
 
 
@@ -146,7 +182,7 @@ class OnnxModel(Model):
             classes=rule.labels,
             positive_class=rule.positive,
             layout="threads",
-            batch_rows=_batch_rows(skeleton.operators),
+            batch_rows=_batch_rows(skeleton),
             rows_per_chunk=_ROWS_PER_CHUNK,
             libraries=(("onnxruntime", version),),
             notes=rule.notes,
@@ -208,7 +244,9 @@ def _made_up(kind: str) -> pa.Array:
     return to_arrow(np.zeros(1)).cast(pa.type_for_alias(kind))
 
 
-def _batch_rows(operators: frozenset[str]) -> int:
-    if operators & _TREE_OPERATORS:
+def _batch_rows(skeleton: onnx_file.Skeleton) -> int:
+    if skeleton.operators & _TREE_OPERATORS:
         return _TREE_BATCH_ROWS
-    return _LINEAR_BATCH_ROWS if operators & _LINEAR_OPERATORS else _NETWORK_BATCH_ROWS
+    if skeleton.operators & _LINEAR_OPERATORS:
+        return _LINEAR_BATCH_ROWS
+    return dense.batch_rows(skeleton.widest if skeleton.operators <= _DENSE_OPERATORS else None)

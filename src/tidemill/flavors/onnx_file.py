@@ -28,8 +28,10 @@ _MODEL_FIELDS = {
 }
 _IR_VERSION, _GRAPH, _OPSETS = 1, 7, 8
 _MAX_IR_VERSION = 100
-_NODE, _NODE_OPERATOR, _NODE_ATTRIBUTE = 1, 4, 5
-_ATTRIBUTE_NAME, _ATTRIBUTE_INTS, _ATTRIBUTE_STRINGS = 1, 8, 9
+_NODE, _INITIALIZER = 1, 5
+_NODE_OPERATOR, _NODE_ATTRIBUTE = 4, 5
+_ATTRIBUTE_NAME, _ATTRIBUTE_TENSOR, _ATTRIBUTE_INTS, _ATTRIBUTE_STRINGS = 1, 5, 8, 9
+_TENSOR_DIMS = 1
 
 Buffer = bytes | memoryview
 
@@ -44,10 +46,12 @@ class _GarbageError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Skeleton:
-    """Operators by name, and the classes that a classifier among them names (empty if it names none)."""
+    """Operators by name, the classes that a classifier among them names (empty if it names none), and the largest
+    dimension of a weight (0 if there are none)."""
 
     operators: frozenset[str]
     labels: tuple[str | int, ...]
+    widest: int
 
 
 def looks_like(head: bytes) -> bool:
@@ -81,20 +85,27 @@ def read(path: str) -> Skeleton:
 def _skeleton(whole: memoryview) -> Skeleton:
     operators: set[str] = set()
     labels: tuple[str | int, ...] = ()
+    widest = 0
     for field, _, graph in _fields(whole):
         if field != _GRAPH or isinstance(graph, int):
             continue
-        for part, _, node in _fields(graph):
-            if part == _NODE and not isinstance(node, int):
-                operator, found = _node(node)
+        for part, _, value in _fields(graph):
+            if isinstance(value, int):
+                continue
+            if part == _NODE:
+                operator, found, width = _node(value)
                 operators.add(operator)
-                labels = found or labels
-    return Skeleton(operators=frozenset(operators), labels=labels)
+                labels, widest = found or labels, max(widest, width)
+            elif part == _INITIALIZER:
+                widest = max(widest, _width(value))
+    return Skeleton(operators=frozenset(operators), labels=labels, widest=widest)
 
 
-def _node(node: Buffer) -> tuple[str, tuple[str | int, ...]]:
+def _node(node: Buffer) -> tuple[str, tuple[str | int, ...], int]:
+    """The operator, the classes that it names, and the largest dimension of a tensor among its attributes."""
     operator = ""
     labels: tuple[str | int, ...] = ()
+    widest = 0
     for field, _, value in _fields(node):
         if isinstance(value, int):
             continue
@@ -102,7 +113,18 @@ def _node(node: Buffer) -> tuple[str, tuple[str | int, ...]]:
             operator = bytes(value).decode()
         elif field == _NODE_ATTRIBUTE:
             labels = _labels(value) or labels
-    return operator, labels
+            tensors = (each for part, _, each in _fields(value) if part == _ATTRIBUTE_TENSOR)
+            widest = max([widest, *(_width(each) for each in tensors if not isinstance(each, int))])
+    return operator, labels, widest
+
+
+def _width(tensor: Buffer) -> int:
+    """The largest dimension of a tensor; 0 of a single number."""
+    dims: list[int] = []
+    for field, _, value in _fields(tensor):
+        if field == _TENSOR_DIMS:
+            dims += [value] if isinstance(value, int) else list(_packed(value))
+    return max(dims, default=0)
 
 
 def _labels(attribute: Buffer) -> tuple[str | int, ...]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from tidemill.domain.errors import ModelUnusable, SchemaMismatch, TidemillError
 from tidemill.domain.signature import ModelInfo
-from tidemill.flavors import torch_device, torch_file, torch_program
+from tidemill.flavors import dense, torch_device, torch_file, torch_program
 from tidemill.flavors.bad_rows import predicted_without
 from tidemill.flavors.matrix import Array, to_arrow
 from tidemill.flavors.options import PredictOptions
@@ -26,7 +26,6 @@ from tidemill.ports.flavor import Flavor, Model, Predicted
 from tidemill.registry import missing_extra
 
 OPTIONS = ("activation", "device", "dtype", "output", "shape")
-BATCH_ROWS = 1_024
 ROWS_PER_CHUNK = 131_072
 
 _SAMPLE_ROWS = 2
@@ -99,7 +98,8 @@ class TorchModel(Model):
             classes=rule.labels,
             positive_class=rule.positive,
             layout="threads",
-            batch_rows=BATCH_ROWS,
+            # Not fewer: on a GPU a call costs more than its memory.
+            batch_rows=max(dense.batch_rows(program.widest), dense.BATCH_ROWS),
             rows_per_chunk=ROWS_PER_CHUNK,
             libraries=(("torch", torch.__version__),),
             notes=(*rule.notes, *self._notes(), *torch_device.notes(device)),

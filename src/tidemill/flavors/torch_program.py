@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,72 @@ DTYPES = {
 
 _DAMAGED_REMEDY = "Copy the file again, or save it again with the PyTorch that is installed here."
 _MOST_WIDTHS = 64
+_DENSE_OPERATORS = frozenset(
+    {
+        *(
+            "linear",
+            "addmm",
+            "matmul",
+            "mm",
+            "batch_norm",
+            "layer_norm",
+            "dropout",
+            "cat",
+            "to",
+            "contiguous",
+            "detach",
+        ),
+        *(
+            "relu",
+            "relu_",
+            "leaky_relu",
+            "elu",
+            "selu",
+            "celu",
+            "gelu",
+            "silu",
+            "mish",
+            "prelu",
+            "softplus",
+            "hardtanh",
+        ),
+        *(
+            "sigmoid",
+            "tanh",
+            "softmax",
+            "log_softmax",
+            "clamp",
+            "add",
+            "add_",
+            "sub",
+            "mul",
+            "div",
+            "pow",
+            "neg",
+            "abs",
+        ),
+        *(
+            "exp",
+            "log",
+            "sqrt",
+            "where",
+            "eq",
+            "ne",
+            "lt",
+            "le",
+            "gt",
+            "ge",
+            "argmax",
+            "mean",
+            "sum",
+            "flatten",
+            "view",
+        ),
+        *("reshape", "squeeze", "size", "dim", "len", "format", "__getitem__", "select", "slice", "t"),
+    }
+)
+"""With these alone no layer holds more numbers for a row than the largest dimension of a weight. Convolutions,
+attention and what adds a dimension hold more, and their weights do not say how many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +118,8 @@ class Program:
     most_rows: int | None = None
     widths: tuple[int, ...] = ()
     """Sizes that occur in the weights: a matrix of inputs is as wide as one of them."""
+    widest: int | None = None
+    """How many numbers the widest layer has for each row; None if the weights do not tell."""
     random: bool = False
     """Exported in training mode, so dropout still draws numbers."""
 
@@ -69,7 +137,23 @@ def script(torch: Any, path: str, device: Any) -> Program:
         with torch.jit.optimized_execution(False):
             return module(*tensors)
 
-    return Program(call=call, arguments=tuple(_script_arguments(path, schema)), widths=_widths(module.state_dict()))
+    state = module.state_dict()
+    return Program(
+        call=call,
+        arguments=tuple(_script_arguments(path, schema)),
+        widths=_widths(state),
+        widest=_widest(state, _script_operators(module.inlined_graph)),
+    )
+
+
+def _script_operators(block: Any) -> Iterator[str]:
+    """Operators on tensors, with those in branches and loops."""
+    for node in block.nodes():
+        space, _, name = node.kind().partition("::")
+        if space != "prim":
+            yield name
+        for inner in node.blocks():
+            yield from _script_operators(inner)
 
 
 def _script_arguments(path: str, schema: Any) -> Iterator[Argument]:
@@ -112,6 +196,7 @@ def exported(torch: Any, path: str, device: Any) -> Program:
         least_rows=least,
         most_rows=most,
         widths=_widths(program.state_dict),
+        widest=_widest(program.state_dict, _exported_operators(program.graph)),
         random=any(_draws(node) for node in program.graph.nodes),
     )
 
@@ -187,6 +272,20 @@ def _draws(node: Any) -> bool:
         return False
     given = dict(zip((argument.name for argument in schema.arguments), node.args, strict=False)) | dict(node.kwargs)
     return given.get("train") is True
+
+
+def _exported_operators(graph: Any) -> Iterator[str]:
+    """Operators on tensors; of anything else that is called, some other text."""
+    for node in graph.nodes:
+        if node.op not in ("placeholder", "get_attr", "output"):
+            schema = getattr(node.target, "_schema", None)
+            yield str(node.target) if schema is None else schema.name.rpartition("::")[2]
+
+
+def _widest(state: Any, operators: Iterable[str]) -> int | None:
+    if not _DENSE_OPERATORS.issuperset(operators):
+        return None
+    return max((int(size) for tensor in state.values() for size in tensor.shape), default=0)
 
 
 def _widths(state: Any) -> tuple[int, ...]:
