@@ -9,9 +9,16 @@ import sys
 import tempfile
 from pathlib import Path
 
+import joblib
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sklearn.compose import ColumnTransformer
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 TELL = """
 import atexit, json, os, sys
@@ -56,11 +63,12 @@ CHILDREN_NEVER = NEVER | {
 }
 
 
-def loaded_by_run(folder: Path) -> dict[str, set[str]]:
+def loaded_by_run(folder: Path, model: str = "model.py:Model", *options: str) -> dict[str, set[str]]:
     """The modules of the processes of one command by their program; all that were forked are "child"."""
     told = Path(tempfile.mkdtemp(dir=folder))
+    command = ["run", model, "in.parquet", "-o", f"out-{Path(model).stem}", "--scorers", "1", *options]
     done = subprocess.run(
-        [sys.executable, "-m", "tidemill", "run", "model.py:Model", "in.parquet", "-o", "out", "--scorers", "1"],
+        [sys.executable, "-m", "tidemill", *command],
         cwd=folder,
         env={
             **os.environ,
@@ -79,12 +87,16 @@ def loaded_by_run(folder: Path) -> dict[str, set[str]]:
     return found
 
 
+def with_site(folder: Path) -> None:
+    (folder / "site").mkdir()
+    (folder / "site" / "sitecustomize.py").write_text(TELL)
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, set[str]]]:
     """A job, and the same command again."""
     folder = tmp_path_factory.mktemp("starts")
-    (folder / "site").mkdir()
-    (folder / "site" / "sitecustomize.py").write_text(TELL)
+    with_site(folder)
     (folder / "model.py").write_text(MODEL)
     pq.write_table(pa.table({"x": [1.0, 2.0, 3.0]}), folder / "in.parquet")
     return [loaded_by_run(folder), loaded_by_run(folder)]
@@ -113,3 +125,27 @@ def test_a_command_that_finds_nothing_to_do_loads_no_reader(runs: list[dict[str,
     for process in runs[1].keys() - {"__main__"}:
         assert runs[1][process].isdisjoint({"numpy", "pyarrow", "tidemill.bootstrap.tasks"})
         assert "tidemill.bootstrap.lookups" in runs[1][process]
+
+
+def test_a_pipeline_brings_what_it_names_and_scorers_import_nothing_of_it_again(tmp_path: Path) -> None:
+    with_site(tmp_path)
+    data = pd.DataFrame({"n": [1.0, 2.0, 3.0, 4.0], "t": ["a", "b", "a", "c"]})
+    pq.write_table(pa.Table.from_pandas(data), tmp_path / "in.parquet")
+    columns = ColumnTransformer([("n", StandardScaler(), ["n"]), ("t", OneHotEncoder(), ["t"])])
+    joblib.dump(make_pipeline(columns, Ridge()).fit(data, data["n"]), tmp_path / "pipeline.joblib")
+    found = loaded_by_run(tmp_path, "pipeline.joblib", "--trust")
+    assert {"pandas", "sklearn.compose", "sklearn.linear_model._ridge"} <= found["zygote"]
+    assert "scipy.stats._stats_py" not in found["zygote"] | found["child"]
+    libraries = ("sklearn", "scipy", "pandas", "joblib")
+    assert {name for name in found["child"] - found["zygote"] if name.startswith(libraries)} == set()
+
+
+def test_a_classifier_of_texts_loads_no_pandas_either(tmp_path: Path) -> None:
+    with_site(tmp_path)
+    texts, labels = ["good", "bad", "very good", "very bad"], [1, 0, 1, 0]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "in.parquet")
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, labels)
+    joblib.dump(model, tmp_path / "texts.joblib", compress=3)
+    found = loaded_by_run(tmp_path, "texts.joblib", "--trust", "--features", "text")
+    assert {"sklearn.feature_extraction.text", "sklearn.linear_model._logistic"} <= found["zygote"]
+    assert {"pandas", "scipy.stats._stats_py", "sklearn.ensemble"}.isdisjoint(found["zygote"] | found["child"])

@@ -32,7 +32,7 @@ def identify(path: str, flavor: str | None = None) -> dict[str, Any]:
         "digest": digest,
         "flavor": name,
         "carries_code": kind.carries_code,
-        "preload": [kind.__module__, *kind.preload, *_named_by_code(path)],
+        "preload": [kind.__module__, *kind.preload_for(path), *_named_by_code(path)],
         "size_bytes": size,
     }
 

@@ -14,6 +14,7 @@ import sys
 import warnings
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
@@ -24,6 +25,7 @@ from tidemill.flavors.catboost import CatBoostModel
 from tidemill.flavors.lightgbm import LightGBMModel
 from tidemill.flavors.options import PredictOptions
 from tidemill.flavors.sklearn_model import ScikitModel
+from tidemill.flavors.sklearn_named import LOOKED_AT_BYTES, modules_named
 from tidemill.flavors.skops_trust import load_trusted, skops_io
 from tidemill.flavors.xgboost import XGBoostModel
 from tidemill.ports.flavor import Flavor, Model
@@ -47,6 +49,13 @@ class SklearnFlavor(Flavor):
             # The last two: the name of a member is no text, or the version is none that there is.
             return False
 
+    @classmethod
+    def preload_for(cls, path: str) -> tuple[str, ...]:
+        with suppress(BadZipFile, OSError, ValueError, NotImplementedError, KeyError, zlib.error):
+            with ZipFile(path) as archive, archive.open("schema.json") as schema:
+                return (*cls.preload, *modules_named(schema.read(LOOKED_AT_BYTES)))
+        return cls.preload
+
     def load(self, path: str, options: Mapping[str, Any]) -> Model:
         try:
             skops = skops_io()
@@ -65,8 +74,15 @@ class PickleFlavor(Flavor):
 
     @classmethod
     def matches(cls, head: bytes, path: str) -> bool:
-        start = _decompressed(head)
+        start = _decompressed(head, 64)
         return len(start) > 2 and start[0] == 0x80 and 2 <= start[1] <= 5 and start[2:3] in _FIRST_OPCODES
+
+    @classmethod
+    def preload_for(cls, path: str) -> tuple[str, ...]:
+        with suppress(OSError), open(path, "rb") as file:
+            data = _decompressed(file.read(LOOKED_AT_BYTES), LOOKED_AT_BYTES)
+            return (*cls.preload, *modules_named(data))
+        return cls.preload
 
     def load(self, path: str, options: Mapping[str, Any]) -> Model:
         try:
@@ -83,17 +99,17 @@ _FIRST_OPCODES = tuple(bytes([code]) for code in b"\x95\x8c(]})ctcNK}XUq\x8a\x88
 """What a pickle of protocol 2 to 5 can begin with after its header."""
 
 
-def _decompressed(head: bytes) -> bytes:
-    """The first bytes of what a compressed head holds; the head itself if it is not compressed."""
+def _decompressed(head: bytes, most: int) -> bytes:
+    """At most so many first bytes of what a compressed head holds; the head itself if it is not compressed."""
     try:
         if head.startswith(b"\x1f\x8b"):
-            return zlib.decompressobj(31).decompress(head, 64)
+            return zlib.decompressobj(31).decompress(head, most)
         if head[:1] == b"\x78":
-            return zlib.decompressobj().decompress(head, 64)
+            return zlib.decompressobj().decompress(head, most)
         if head.startswith(b"BZh"):
-            return bz2.BZ2Decompressor().decompress(head, 64)
+            return bz2.BZ2Decompressor().decompress(head, most)
         if head.startswith((b"\xfd7zXZ", b"\x5d\x00")):
-            return lzma.LZMADecompressor().decompress(head, 64)
+            return lzma.LZMADecompressor().decompress(head, most)
     except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError):
         return b""
     return head

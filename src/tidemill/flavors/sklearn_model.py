@@ -23,6 +23,7 @@ from tidemill.flavors.sklearn_trees import accelerate, kind_of
 from tidemill.kernels.library import NotCompilable
 from tidemill.kernels.library import version as kernels_version
 from tidemill.ports.flavor import Model, Predicted
+from tidemill.registry import missing_extra
 
 _BATCH_ROWS = {
     "sklearn.linear_model": 65_536,
@@ -77,6 +78,8 @@ class ScikitModel(Model):
         if options.accelerate and not is_linear(self._final):
             self._accelerate()
         self._feed = feed_of(estimator, options.features)
+        if self._feed.form in ("frame", "objects"):
+            _import_pandas()
         self._classes = _classes(self._final)
         self._rule = self._decide_rule(options)
         self._ties = type(self._final).__name__ in _LIKELIEST and _is_known(self._final)
@@ -231,6 +234,14 @@ class ScikitModel(Model):
             return batch.column(0).to_pylist()
         frame = pa.RecordBatch.from_arrays(batch.columns, names=list(self._feed.names)).to_pandas(use_threads=False)
         return frame if self._feed.form == "frame" else frame.to_numpy(dtype=object)
+
+
+def _import_pandas() -> None:
+    """Arrow makes frames only where it is imported already. Raises MissingExtra."""
+    try:
+        import pandas  # noqa: F401
+    except ModuleNotFoundError as exc:
+        raise missing_extra("sklearn", exc) from exc
 
 
 def _plain(batch: pa.RecordBatch, names: tuple[str, ...]) -> pa.RecordBatch:

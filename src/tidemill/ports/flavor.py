@@ -67,6 +67,12 @@ class Flavor(ABC):
     """Modules that the zygote imports before it forks scorers. Import only: no predict, no threads."""
 
     @classmethod
+    def preload_for(cls, path: str) -> tuple[str, ...]:
+        """`preload`, and what else the model at `path` needs as far as it can be seen without loading it. What is
+        missing here each scorer imports by itself."""
+        return cls.preload
+
+    @classmethod
     @abstractmethod
     def matches(cls, head: bytes, path: str) -> bool:
         """Whether the model at `path` (a file, a folder or "module:Class") that begins with `head`
