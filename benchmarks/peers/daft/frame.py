@@ -4,8 +4,8 @@ Daft documentation, "Stateful Class UDFs with @daft.cls": the model is loaded on
 instances, one for each core; a batch method gets whole columns, `batch_size` rows at a time. `use_process` is left to
 Daft, which measures whether threads or processes are faster. `select` before the UDF prunes the columns of the read.
 
-The script ends without Python's own end: one run in 23 died in it with all files written, probably since a thread of Daft
-0.7.26 still ran.
+The script ends without Python's own end: one run in 23 died in it with all files written, probably since a thread of
+Daft 0.7.26 still ran.
 """
 
 import os
