@@ -31,10 +31,11 @@ class ArrowEncoder(Encoder):
         check_options(self.name, self.options, {"compression": (None, "none", "lz4", "zstd")})
 
     def unwritable(self, schema: pa.Schema) -> Sequence[Unwritable]:
+        held = {kind: _can_hold(pa.field("column", kind)) for kind in set(schema.types)}
         return [
             Unwritable(column=field.name, type=str(field.type), remedy="Use --keep without it.")
             for field in schema
-            if not _can_hold(field)
+            if not held[field.type]
         ]
 
     def open(self, path: Path, schema: pa.Schema, metadata: Mapping[str, str]) -> PartWriter:

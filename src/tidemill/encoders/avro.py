@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, ClassVar, cast
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 from tidemill.domain.errors import Damaged
 from tidemill.durable.files import DurableFile
 from tidemill.encoders.avro_types import NoAvroType, Translator, is_name
-from tidemill.encoders.part import FileWriter, Recutter, check_options, named_metadata, write_whole
+from tidemill.encoders.part import FileWriter, Recutter, check_options, named_metadata, repeated_names, write_whole
 from tidemill.ports.encoder import Encoder, PartWriter, Unwritable, Written
 from tidemill.registry import missing_extra
 
@@ -46,10 +46,11 @@ class AvroEncoder(Encoder):
             raise missing_extra(self.name, exc) from exc
 
     def unwritable(self, schema: pa.Schema) -> Sequence[Unwritable]:
+        twice = repeated_names(schema)
         return [
             Unwritable(column=field.name, type=str(field.type), remedy=remedy)
             for field in schema
-            if (remedy := _remedy(field, schema.names))
+            if (remedy := _remedy(field, twice))
         ]
 
     def open(self, path: Path, schema: pa.Schema, metadata: Mapping[str, str]) -> PartWriter:
@@ -143,9 +144,9 @@ class _File(io.RawIOBase):
         return True
 
 
-def _remedy(field: pa.Field, names: Sequence[str]) -> str:
+def _remedy(field: pa.Field, twice: Collection[str]) -> str:
     """What to do about a column that Avro cannot hold; empty if it can."""
-    if names.count(field.name) > 1:
+    if field.name in twice:
         return "Give each column a name of its own."
     if not is_name(field.name):
         return "Avro's names have letters, digits and _ only: rename the column, or --keep without it."

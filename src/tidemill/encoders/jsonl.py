@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tidemill.encoders.part import write_whole
+from tidemill.encoders.part import repeated_names, write_whole
 from tidemill.encoders.text import (
     REMEDY,
     TEXT,
@@ -44,7 +44,7 @@ class JsonLinesEncoder(TextEncoder):
     known_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {"nan": ("text", "null")}
 
     def unwritable(self, schema: pa.Schema) -> Sequence[Unwritable]:
-        twice = {name for name in schema.names if schema.names.count(name) > 1}
+        twice = repeated_names(schema)
         return [
             Unwritable(
                 column=field.name,

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidemill.durable.files import DurableFile
-from tidemill.encoders.part import FileWriter, Recutter, check_options, write_batches, write_whole
+from tidemill.encoders.part import FileWriter, Recutter, check_options, repeated_names, write_batches, write_whole
 from tidemill.ports.encoder import Encoder, PartWriter, Unwritable, Written
 
 _TABLE_ROWS = 65_536
@@ -65,7 +65,7 @@ class OrcEncoder(Encoder):
         check_options(self.name, self.options, {"compression": ("zstd", "snappy", "zlib", "lz4", "none", None)})
 
     def unwritable(self, schema: pa.Schema) -> Sequence[Unwritable]:
-        twice = {name for name in schema.names if schema.names.count(name) > 1}
+        twice = repeated_names(schema)
         return [
             Unwritable(
                 column=field.name,

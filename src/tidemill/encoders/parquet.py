@@ -10,7 +10,15 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tidemill.encoders.part import FileWriter, Recutter, check_options, named_metadata, write_batches, write_whole
+from tidemill.encoders.part import (
+    FileWriter,
+    Recutter,
+    check_options,
+    named_metadata,
+    repeated_names,
+    write_batches,
+    write_whole,
+)
 from tidemill.ports.encoder import Encoder, PartWriter, Unwritable, Written
 
 ROW_GROUP_ROWS = 131_072
@@ -42,14 +50,16 @@ class ParquetEncoder(Encoder):
         check_options(self.name, self.options, known)
 
     def unwritable(self, schema: pa.Schema) -> Sequence[Unwritable]:
-        remedy = "Use --keep without it."
-        twice = [field for field in schema if schema.names.count(field.name) > 1]
+        twice = repeated_names(schema)
+        held = {kind: _can_hold(kind) for kind in set(schema.types)}
         return [
-            Unwritable(column=field.name, type=str(field.type), remedy="Give each column a name of its own.")
-            if field in twice
-            else Unwritable(column=field.name, type=str(field.type), remedy=remedy)
+            Unwritable(
+                column=field.name,
+                type=str(field.type),
+                remedy="Give each column a name of its own." if field.name in twice else "Use --keep without it.",
+            )
             for field in schema
-            if field in twice or not _can_hold(field)
+            if field.name in twice or not held[field.type]
         ]
 
     def open(self, path: Path, schema: pa.Schema, metadata: Mapping[str, str]) -> PartWriter:
@@ -111,9 +121,9 @@ def _encodings(schema: pa.Schema) -> dict[str, Any]:
     return {"use_dictionary": texts, "column_encoding": chosen}
 
 
-def _can_hold(field: pa.Field) -> bool:
+def _can_hold(kind: pa.DataType) -> bool:
     try:
-        pq.write_table(pa.schema([field]).empty_table(), io.BytesIO())
+        pq.write_table(pa.schema([("column", kind)]).empty_table(), io.BytesIO())
     except (pa.ArrowException, NotImplementedError):
         return False
     return True

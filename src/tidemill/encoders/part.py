@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,11 @@ def check_options(name: str, options: Mapping[str, Any], known: Mapping[str, Seq
         if value not in known[option]:
             allowed = ", ".join("none" if each is None else str(each) for each in known[option])
             raise InvalidSpec(f"{option}={value!r} is not possible for {name}.", remedy=f"Choose one of: {allowed}.")
+
+
+def repeated_names(schema: pa.Schema) -> frozenset[str]:
+    """Names that more than one column has."""
+    return frozenset(name for name, count in Counter(schema.names).items() if count > 1)
 
 
 def named_metadata(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -31,7 +31,7 @@ from tidemill.ports.source import Source
 
 Progress = Callable[[dict[str, Any]], None]
 
-BYTES_PER_BATCH = 64 << 20
+BYTES_PER_BATCH = 16 << 20
 MAX_SINGLE_FILE_ROWS = 200_000_000
 REJECTED_FIELDS = (
     pa.field("_file", pa.string()),

@@ -203,10 +203,9 @@ def _as(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     """The batch with exactly those columns; of rejected rows some may be missing."""
     if batch.schema.equals(schema):
         return batch
+    there = set(batch.schema.names)
     columns = [
-        batch.column(column.name).cast(column.type)
-        if column.name in batch.schema.names
-        else pa.nulls(batch.num_rows, column.type)
+        batch.column(column.name).cast(column.type) if column.name in there else pa.nulls(batch.num_rows, column.type)
         for column in schema
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)

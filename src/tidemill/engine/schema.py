@@ -208,7 +208,8 @@ class InputSchema:
 
     def _missing(self, features: Sequence[Field]) -> list[str]:
         missing = [field.name for field in features if field.name not in self._fields and not field.optional]
-        unused = [name for name in self._fields if name not in {field.name for field in features}]
+        wanted = {field.name for field in features}
+        unused = [name for name in self._fields if name not in wanted]
         return [
             f"The model needs column {name!r}, which is not there{_did_you_mean(name, unused)}." for name in missing
         ]
@@ -249,7 +250,8 @@ class InputSchema:
         if keep == "all":
             chosen = list(self._fields)
         elif keep == "auto":
-            chosen = [name for name in self._fields if name not in set(features)]
+            used = set(features)
+            chosen = [name for name in self._fields if name not in used]
             if len(chosen) > MAX_KEPT_BY_DEFAULT:
                 raise InvalidSpec(
                     f"The input has {len(chosen)} columns beside the features; which to keep is not clear.",
@@ -258,7 +260,8 @@ class InputSchema:
         else:
             chosen = list(keep)
             self._check_known(chosen, "--keep")
-        return [*ids, *(name for name in chosen if name not in set(ids))]
+        known = set(ids)
+        return [*ids, *(name for name in chosen if name not in known)]
 
     def _check_known(self, names: Sequence[str], flag: str) -> None:
         for name in names:

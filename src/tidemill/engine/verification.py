@@ -61,7 +61,8 @@ def compare(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     Numbers are compared as numbers: NaN equals NaN, null equals null.
     """
     left, right = _Side(request["left"]), _Side(request["right"])
-    shared = [name for name in left.schema.names if name in right.schema.names]
+    there = set(right.schema.names)
+    shared = [name for name in left.schema.names if name in there]
     if not shared:
         raise SchemaMismatch(
             "The two outputs have no column in common.", remedy="Compare outputs that kept the same columns."
@@ -77,8 +78,8 @@ def compare(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         "rows_right": right.rows,
         "rows_compared": rows,
         "columns": [stats[name].to_json() for name in shared],
-        "only_left": [name for name in left.schema.names if name not in shared],
-        "only_right": [name for name in right.schema.names if name not in shared],
+        "only_left": [name for name in left.schema.names if name not in stats],
+        "only_right": [name for name in right.schema.names if name not in stats],
     }
 
 

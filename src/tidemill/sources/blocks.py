@@ -208,7 +208,8 @@ def _refuse_duplicates(file: InputFile, schema: pa.Schema) -> None:
 
 
 def _require(file: InputFile, schema: pa.Schema, columns: Sequence[str]) -> None:
-    missing = [name for name in columns if name not in schema.names]
+    there = set(schema.names)
+    missing = [name for name in columns if name not in there]
     if missing:
         raise InputUnreadable(
             f"{file.path} has no column {missing[0]!r}.", remedy="All input files must have the planned columns."
