@@ -30,7 +30,7 @@ from benchmarks.workloads.workload import Workload
 Sizes = argparse.Namespace
 SCENARIOS: dict[str, Callable[[Sizes], Report]] = {
     "memory": lambda a: memory.run(
-        rows=a.rows or (500_000 if a.quick else 2_000_000), times=10, rounds=a.rounds or (1 if a.quick else 2)
+        rows=a.rows or (500_000 if a.quick else 2_000_000), times=25, rounds=a.rounds or (1 if a.quick else 2)
     ),
     "overhead": lambda a: overhead.run(
         rows=a.rows or (250_000 if a.quick else 2_000_000), rounds=a.rounds or (1 if a.quick else 3)

@@ -26,6 +26,9 @@ from tidemill.ports.flavor import Flavor, Model, Predicted
 
 BATCH_ROWS = 16_384
 """Speed does not depend on it between 1k and 64k rows; this keeps a matrix of 100 features at 13 MB."""
+MANY_COLUMNS = 32
+"""With more, the library gets its matrix row by row, else column by column, which costs less to lay out. It goes along
+rows: 100 trees on 2,000 columns take half the time."""
 ROWS_PER_CHUNK = 262_144
 SLOW_ROWS_PER_CHUNK = 32_768
 SLOW_TREES = 2_000
@@ -119,7 +122,8 @@ class LightGBMModel(Model):
             vectors = [floats(column, name) for column, name in zip(columns, self._names, strict=True)]
             return Predicted(columns=self._written(self._booster.predict(vectors), batch.num_rows), by_kernel=True)
         assert self._library is not None
-        scores = self._library.predict(to_matrix(columns, self._names))
+        matrix = to_matrix(columns, self._names, order="C" if len(columns) > MANY_COLUMNS else "F")
+        scores = self._library.predict(matrix)
         return Predicted(columns=self._written(scores, batch.num_rows))
 
     def _written(self, scores: Array, rows: int) -> pa.RecordBatch:
