@@ -128,7 +128,7 @@ WORKLOADS = (
     Workload(
         name="W8-killed",
         title="LightGBM, 200 trees of 63 leaves, killed half way and started again",
-        rows=3_000_000,
+        rows=4_000_000,
         quick_rows=400_000,
         make=_lightgbm,
         tolerance=1e-12,

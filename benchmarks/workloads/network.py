@@ -63,7 +63,7 @@ WORKLOADS = (
     Workload(
         name="W3-network",
         title="ONNX: a network of 15-128-64-1",
-        rows=1_000_000,
+        rows=4_000_000,
         quick_rows=100_000,
         make=_prepared,
         # 32-bit sums depend on the size of the batch.

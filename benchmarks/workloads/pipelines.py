@@ -95,7 +95,7 @@ WORKLOADS = (
     Workload(
         name="W2-boosting",
         title="scikit-learn: one-hot and scaler, then histogram boosting of 200 trees",
-        rows=500_000,
+        rows=250_000,
         quick_rows=50_000,
         make=lambda rows: _prepared("boosting", rows),
         tolerance=1e-9,
