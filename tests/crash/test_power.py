@@ -8,6 +8,7 @@ import os
 import random
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,8 @@ def _cut(life: Life, disk: mounts.Disk, copy: Path, point: Point) -> Look:
         if point.phase != "ended":
             life.reach(window, "worker", point)
         for pid in tree.marked(life.job.mark):
-            os.kill(pid, signal.SIGSTOP)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
         acknowledged = window.look(chunks=True)
         disk.cut(copy)
     tree.end_all(life.job.mark)

@@ -49,11 +49,11 @@ def _tree(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.usefixtures("_tree")
 def test_processes_that_nobody_waits_for_are_measured() -> None:
-    found = measure.measure([sys.executable, "-S", "-c", LEAVE.format(burn=BURN.format(seconds=0.25))])
+    found = measure.measure([sys.executable, "-S", "-c", LEAVE.format(burn=BURN.format(seconds=0.5))])
     assert found.exit_code == 0 and found.stdout == "left\n"
     # The child that was reaped by nobody lost what it took since the last sample, where there is no group.
-    assert found.cpu_seconds > 0.35
-    assert found.root_cpu_seconds < 0.25
+    assert found.cpu_seconds > 0.6
+    assert found.root_cpu_seconds < 0.5
     assert found.peak_pss_bytes > 40_000_000
     assert found.peak_processes >= 2
     assert 0 <= found.others_share <= 1
