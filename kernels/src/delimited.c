@@ -1,8 +1,9 @@
 /* Records of delimited text (CSV), read without a detour.
  *
- * A field ends at a delimiter, a record at LF, CRLF or CR. A quote opens a field only as its first byte, and closes it at the next one
- * that is not doubled. What is not plain stops a call: the caller looks at that record in its own, slower way.
- * All text ends with a zero byte behind `length`, as Python's bytes do.
+ * A field ends at a delimiter, a record at LF, CRLF or CR. A quote opens a field only as its first byte, and closes it
+ * at the next one that is not doubled; `quote` is -1 if there is none. What is not plain stops a call: the caller looks
+ * at that record in its own, slower way. Behind `length` stands a line's beginning, or a zero byte as behind Python's
+ * bytes, so that a numeral always ends.
  */
 #include <stdint.h>
 #include <string.h>
@@ -12,11 +13,6 @@
 
 #include "export.h"
 #include "numerals.h"
-
-typedef struct {
-    uint8_t delimiter;
-    int32_t quote; /* -1 for none */
-} marks;
 
 /* The first delimiter, LF or CR from p on, or `end`. */
 static inline const uint8_t *plain_end(const uint8_t *p, const uint8_t *end, uint8_t delimiter) {
@@ -205,10 +201,9 @@ static inline void store_text(column *c, int64_t row, const uint8_t *p, const ui
         for (int64_t i = 0; i < length; i++)
             out[i] = p[i], seen |= p[i];
     } else {
-        uint8_t quote = 0;
+        /* The one that closes; inside, each is the first of two. */
+        uint8_t quote = *stop;
         length = 0;
-        /* Every quote in here is the first of two. */
-        quote = stop[0];
         for (; p < stop; p++) {
             out[length++] = *p, seen |= *p;
             p += *p == quote;

@@ -107,6 +107,7 @@ def test_blocks_together_equal_the_csv_module(data: st.DataObject, columns: int,
 
 @settings(max_examples=300, deadline=None)
 @example(raw=[b"\n", b'5" x'], block_bytes=1, max_record_bytes=4)
+@example(raw=[b"a", b"\n", b'""', b","], block_bytes=1, max_record_bytes=1 << 20)
 @given(
     raw=st.lists(
         st.sampled_from([b"a", b",", b'"', b'""', b"\n", b"\r\n", b"\r", b"\xff", b'5" x', b"\0"]), max_size=60

@@ -176,6 +176,9 @@ def _parse(data: bytes, layout: Layout, columns: Sequence[str]) -> pa.RecordBatc
     assert layout.columns is not None
     names = list(layout.columns)
     skipped = 0
+    if not data.endswith((b"\n", b"\r")):
+        # Without it pyarrow takes an empty last value behind a quoted one for a quoted one.
+        data += b"\n"
     if data.startswith(BOM):
         # pyarrow would drop a byte order mark, which here stands inside the text, not at its beginning.
         data, skipped = b"\n" + data, 1
