@@ -8,4 +8,11 @@
 #define EXPORT __attribute__((visibility("default")))
 #endif
 
+/* Two builds of a function, of which the loader takes the one that the machine can run. */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__linux__)
+#define CLONES __attribute__((target_clones("avx2", "default")))
+#else
+#define CLONES
+#endif
+
 #endif

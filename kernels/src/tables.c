@@ -12,16 +12,10 @@
 
 #include "export.h"
 
-#define ABI 3
+#define ABI 4
 /* Rows that are ranked, and rows that go through a tree, at a time: what they need stays in the caches. */
 #define RANK_ROWS 512
 #define TREE_ROWS 2048
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__linux__)
-#define CLONES __attribute__((target_clones("avx2", "default")))
-#else
-#define CLONES
-#endif
 
 EXPORT int32_t tidemill_abi(void) { return ABI; }
 

@@ -40,8 +40,11 @@ from tidemill.engine.acceleration import choose, compare
 from tidemill.flavors import sklearn_columns, sklearn_linear
 from tidemill.flavors.coded import lookup_of
 from tidemill.flavors.sklearn import PickleFlavor
+from tidemill.flavors.sklearn_model import ScikitModel
+from tidemill.kernels import linear_compiled
 from tidemill.kernels.library import NotCompilable
-from tidemill.kernels.linear import Codes, LinearKernel, Numbers, Table, Term
+from tidemill.kernels.linear import LinearKernel, Table
+from tidemill.kernels.linear_compiled import CompiledLinearKernel
 from tidemill.ports.flavor import Model, Predicted
 from tidemill.testing.flavor import bits
 
@@ -153,12 +156,42 @@ def saved(folder: Path, model: Any, table: pd.DataFrame, y: Array) -> Path:
 
 
 def loaded(path: Path, **options: Any) -> tuple[Model, Model]:
-    """The model as the library predicts it, and by the kernel."""
+    """The model as the library predicts it, and by the kernel: with and without the compiled library."""
     library = PickleFlavor().load(str(path), options)
-    kernel = PickleFlavor().load(str(path), {**options, "accelerate": True})
-    assert kernel.kernel is not None, kernel.not_accelerated
-    assert (kernel.kernel.name, kernel.kernel.distribution) == ("linear", "tidemill")
-    return library, kernel
+    compiled = PickleFlavor().load(str(path), {**options, "accelerate": True})
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(linear_compiled, "library", not_installed)
+        plain = PickleFlavor().load(str(path), {**options, "accelerate": True})
+    for kernel in (compiled, plain):
+        assert kernel.kernel is not None, kernel.not_accelerated
+        assert (kernel.kernel.name, kernel.kernel.distribution) == ("linear", "tidemill")
+    assert [type(sums_of(kernel)) for kernel in (compiled, plain)] == [CompiledLinearKernel, LinearKernel]
+    return library, Twins(compiled, plain)
+
+
+def not_installed() -> None:
+    raise NotCompilable("it is not asked for")
+
+
+def sums_of(model: Model) -> LinearKernel:
+    assert isinstance(model, ScikitModel) and model._folded is not None
+    return model._folded._kernel
+
+
+class Twins(Model):
+    """The same model twice: both must do the same to the bit."""
+
+    def __init__(self, first: Model, second: Model) -> None:
+        self._first, self._second = first, second
+        self.kernel, self.encoded, self.info = first.kernel, first.encoded, first.info
+
+    def predict(self, batch: pa.RecordBatch) -> Predicted:
+        first, second = outcome(self._first, batch), outcome(self._second, batch)
+        if isinstance(first, str) or isinstance(second, str):
+            assert first == second
+            return self._first.predict(batch)
+        assert (bits(first), first.by_kernel, first.size) == (bits(second), second.by_kernel, second.size)
+        return first
 
 
 def batch(table: pd.DataFrame) -> pa.RecordBatch:
@@ -280,27 +313,6 @@ def test_real_data(tmp_path: Path, name: str) -> None:
         for column, field in zip(rows.columns, library.info.inputs, strict=True)
     ]
     assert check(library, kernel, pa.RecordBatch.from_arrays(typed, names=rows.schema.names))
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**32), st.integers(1, 4), st.sampled_from([1, 2, 8_192, 8_193, 20_000]))
-def test_sums_are_those_of_a_loop(seed: int, sums: int, rows: int) -> None:
-    random = np.random.default_rng(seed)
-    values, missing = random.normal(size=rows), random.random(rows) < 0.2
-    weights, start, added = random.normal(size=(2, sums)), random.normal(size=sums), random.normal(size=(sums, 5))
-    places, codes = random.integers(0, 9, rows).astype(np.int32), random.integers(0, 5, 9)
-    terms = [
-        Term(column=3, steps=(lambda x: np.where(np.isnan(x), 7.0, x), lambda x: x - 1), weights=weights[0]),
-        Term(column=3, steps=(lambda x: np.isnan(x).astype(float),), weights=weights[1]),
-    ]
-    kernel = LinearKernel(start, terms, [Table(column=5, added=added)])
-    found = kernel.scores(rows, {3: Numbers(values=values, missing=missing)}, {5: Codes(places=places, codes=codes)})
-    number = np.where(missing, 7.0, values) - 1
-    expected = start[:, None] + weights[0][:, None] * number + weights[1][:, None] * missing + added[:, codes[places]]
-    assert found.known
-    assert np.abs(found.sums - expected).max() <= 1e-14 * found.size
-    bound = np.abs(start).max() + np.abs(weights[0]).max() * np.abs(number).max() + np.abs(added).max()
-    assert found.size >= bound * (1 - 1e-12)
 
 
 def simple(final: Any = None, words: Any = None) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tidemill.flavors.matrix import Array, strings, to_arrow, values
+from tidemill.flavors.matrix import Array, strings, to_arrow, validity, values
 from tidemill.kernels.library import NotCompilable
 from tidemill.kernels.linear import Codes
 
@@ -43,16 +43,21 @@ class Lookup:
         if not self._fits(column.type.value_type if pa.types.is_dictionary(column.type) else column.type):
             return None
         if not pa.types.is_dictionary(column.type):
-            column = column.dictionary_encode()
-        known, missing = len(self.values), len(self.values) + 1
-        codes = np.full(len(column.dictionary) + 1, missing, np.int64)
-        comparable, lookup = self._comparable(column.dictionary)
-        codes[:-1] = values(pc.fill_null(pc.index_in(comparable, value_set=lookup, skip_nulls=True), known))
-        codes[:-1][_is_missing(comparable)] = missing
+            return Codes(places=self._coded(column), codes=np.arange(len(self.values) + 2))
         places = column.indices
-        if places.null_count:
-            places = pc.fill_null(places.cast(pa.int64()), len(column.dictionary))
-        return Codes(places=values(places), codes=codes)
+        codes = np.append(self._coded(column.dictionary), len(self.values) + 1)
+        return Codes(places=values(places), codes=codes, valid=validity(places))
+
+    def _coded(self, found: pa.Array) -> Array:
+        """The code of each value, int32."""
+        comparable, lookup = self._comparable(found)
+        places = pc.index_in(comparable, value_set=lookup, skip_nulls=True)
+        codes = values(places)
+        missing = _missing(comparable)
+        if places.null_count or missing.any():
+            codes = np.where(_missing(places), len(self.values), codes)
+            codes[missing] = len(self.values) + 1
+        return codes
 
     def _fits(self, kind: pa.DataType) -> bool:
         types = pa.types
@@ -72,8 +77,11 @@ class Lookup:
         return floats, pc.add(pc.cast(self.values, pa.float64(), safe=False), 0.0)
 
 
-def _is_missing(column: pa.Array) -> Array:
-    return values(pc.is_null(column, nan_is_null=True).cast(pa.int8())).astype(bool)
+def _missing(column: pa.Array) -> Array:
+    """Which values are null or NaN."""
+    there = validity(column)
+    nulls = np.zeros(len(column), bool) if there is None else there.missing(0, len(column))
+    return nulls | np.isnan(values(column)) if pa.types.is_float64(column.type) else nulls
 
 
 def lookup_of(name: str, met: Sequence[Any]) -> Lookup:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidemill.domain.errors import SchemaMismatch
+from tidemill.kernels.linear import Validity
 
 Array = np.ndarray[Any, Any]
 
@@ -108,6 +109,13 @@ def values(column: pa.Array) -> Array:
     if not len(column):
         return np.empty(0, dtype)
     return np.frombuffer(column.buffers()[1], dtype, count=len(column), offset=column.offset * dtype.itemsize)
+
+
+def validity(column: pa.Array) -> Validity | None:
+    """Which rows of a column are not null; None if no row is."""
+    if not column.null_count:
+        return None
+    return Validity(bits=np.frombuffer(column.buffers()[0], np.uint8), first=column.offset)
 
 
 def to_arrow(array: Array) -> pa.Array:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from tidemill.flavors.sklearn_inputs import resolved_columns
 from tidemill.kernels.library import NotCompilable
-from tidemill.kernels.linear import Array, Step
+from tidemill.kernels.linear import Arithmetic, Array, Function, Operation, Step
 
 _ELEMENTWISE = ("sqrt", "cbrt", "exp", "expm1", "log", "log1p", "log2", "log10", "tanh", "arctan")
 """Functions of numpy that make the same float64 of a whole number and of the float64 that equals it."""
@@ -116,22 +115,25 @@ def _robust(tracer: Tracer, scaler: Any, features: Features, names: Sequence[str
 
 def _shifted(features: Features, center: Array | None, scale: Array | None) -> Features:
     steps: list[list[Step]] = [[] for _ in features]
-    for ufunc, operands in ((np.subtract, center), (np.divide, scale)):
+    pairs: tuple[tuple[Operation, Array | None], ...] = (("subtract", center), ("divide", scale))
+    for operation, operands in pairs:
         if operands is not None:
             for own, operand in zip(steps, operands.tolist(), strict=True):
-                own.append(partial(_with, ufunc, operand))
+                own.append(Arithmetic(operation=operation, operand=operand))
     return [feature.after(*own) for feature, own in zip(features, steps, strict=True)]
 
 
 def _within(low: float, high: float) -> list[Step]:
-    return [partial(_with, np.maximum, low), partial(_with, np.minimum, high)]
+    return [Arithmetic(operation="at_least", operand=low), Arithmetic(operation="at_most", operand=high)]
 
 
 def _min_max(tracer: Tracer, scaler: Any, features: Features, names: Sequence[str]) -> Features:
     clip = _within(*map(float, scaler.feature_range)) if scaler.clip else []
     operands = zip(features, scaler.scale_.tolist(), scaler.min_.tolist(), strict=True)
     return [
-        feature.after(partial(_with, np.multiply, scale), partial(_with, np.add, least), *clip)
+        feature.after(
+            Arithmetic(operation="multiply", operand=scale), Arithmetic(operation="add", operand=least), *clip
+        )
         for feature, scale, least in operands
     ]
 
@@ -146,7 +148,7 @@ def _function(tracer: Tracer, transformer: Any, features: Features, names: Seque
     if function is None:
         return features
     if isinstance(function, np.ufunc) and function.__name__ in _ELEMENTWISE and not transformer.kw_args:
-        return [feature.after(partial(_made, function)) for feature in features]
+        return [feature.after(Function(ufunc=function)) for feature in features]
     raise NotCompilable("a FunctionTransformer calls a function of its own")
 
 
@@ -162,7 +164,9 @@ def _imputed(tracer: Tracer, imputer: Any, features: Features, names: Sequence[s
         if feature.coded:
             kept.append(feature)
         elif nan and feature.steps is not None and _is_number(statistic):
-            kept.append(replace(feature, steps=(*feature.steps, partial(_filled, float(statistic)))))
+            kept.append(
+                replace(feature, steps=(*feature.steps, Arithmetic(operation="fill", operand=float(statistic))))
+            )
         elif feature.plain:
             tracer.meet(feature.column, [statistic])
             kept.append(replace(feature, steps=None))
@@ -175,7 +179,7 @@ def _imputed(tracer: Tracer, imputer: Any, features: Features, names: Sequence[s
 
 def _indicator(tracer: Tracer, feature: Feature, nan: bool) -> Feature:
     if not feature.coded and nan and feature.steps is not None:
-        return feature.after(_is_missing)
+        return feature.after(Arithmetic(operation="is_missing"))
     tracer.meet(feature.column, [])
     return feature.code()
 
@@ -218,26 +222,6 @@ _TRACES: dict[str, Trace] = {
     "sklearn.preprocessing._target_encoder.TargetEncoder": _target,
     "sklearn.impute._base.SimpleImputer": _imputed,
 }
-
-
-def _with(ufunc: np.ufunc, operand: float, x: Array) -> Array:
-    result: Array = ufunc(x, operand, out=x)
-    return result
-
-
-def _made(ufunc: np.ufunc, x: Array) -> Array:
-    with np.errstate(all="ignore"):
-        result: Array = ufunc(x, out=x)
-    return result
-
-
-def _filled(value: float, x: Array) -> Array:
-    np.copyto(x, value, where=np.isnan(x))
-    return x
-
-
-def _is_missing(x: Array) -> Array:
-    return np.isnan(x).astype(np.float64)
 
 
 def _is_nan(value: Any) -> bool:

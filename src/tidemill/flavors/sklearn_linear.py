@@ -14,19 +14,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tidemill.domain.signature import Field, Kernel
 from tidemill.domain.version import __version__
-from tidemill.flavors.bad_rows import is_null
 from tidemill.flavors.coded import Lookup, lookup_of
 from tidemill.flavors.decision import Rule, ValueRule
-from tidemill.flavors.matrix import strings, to_arrow, values
+from tidemill.flavors.matrix import strings, to_arrow, validity, values
 from tidemill.flavors.sklearn_columns import Feature, Tracer
 from tidemill.flavors.sklearn_links import link_of
 from tidemill.flavors.types import type_of
 from tidemill.kernels.library import NotCompilable
-from tidemill.kernels.linear import Array, Codes, LinearKernel, Numbers, Table, Term
+from tidemill.kernels.linear import Array, Codes, Numbers, Table, Term
+from tidemill.kernels.linear_compiled import linear_kernel
 from tidemill.ports.flavor import Predicted
 
 KERNEL = Kernel(name="linear", version=__version__, tolerance=1e-12, distribution="tidemill")
@@ -103,7 +102,7 @@ class FoldedPipeline:
         self._numbers = tuple(sorted({term.column for term in terms}))
         self._coded = {column: lookup for column, lookup in coded.items() if len(of_column[column])}
         tables = [Table(column=column, added=asked.table(column)) for column in self._coded]
-        self._kernel = LinearKernel(self._link.start, terms, tables)
+        self._kernel = linear_kernel(self._link.start, terms, tables)
 
     @property
     def encoded(self) -> tuple[str, ...]:
@@ -145,8 +144,7 @@ def _numbers(column: pa.Array) -> Numbers | None:
         return Numbers(values=np.full(len(column), np.nan))
     if column.type not in _NUMBERS:
         return None
-    found = values(pc.cast(column, pa.float64(), safe=False))
-    return Numbers(values=found, missing=is_null(column) if column.null_count else None)
+    return Numbers(values=values(column), valid=validity(column))
 
 
 class _Asked:
