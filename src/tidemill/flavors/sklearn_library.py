@@ -9,9 +9,11 @@ from __future__ import annotations
 from contextlib import suppress
 from importlib import import_module
 
+from tidemill.flavors.scipy_docs import leave_docstrings
 from tidemill.flavors.scipy_stats import defer_stats
 from tidemill.registry import hiding
 
+leave_docstrings()
 defer_stats()
 with hiding("pandas"):
     for _name in ("joblib", "sklearn.pipeline"):
