@@ -11,7 +11,7 @@
 
 /* Rows whose totals are kept at a time, and how many totals: they stay in the caches. */
 #define TILE_ROWS 1024
-#define TILE_TOTALS 16384
+#define TILE_TOTALS 4096
 #define LANES 32
 
 enum { F8, I1, U1, I2, U2, I4, U4, I8, U8 };

@@ -190,7 +190,7 @@ class Twins(Model):
         if isinstance(first, str) or isinstance(second, str):
             assert first == second
             return self._first.predict(batch)
-        assert (bits(first), first.by_kernel, first.size) == (bits(second), second.by_kernel, second.size)
+        assert (bits(first), first.by_kernel, first.sizes) == (bits(second), second.by_kernel, second.sizes)
         return first
 
 
@@ -379,6 +379,17 @@ def test_two_classes_that_are_equally_good_are_for_the_library_to_decide(tmp_pat
         assert check(library, kernel, batch(table)) is by_kernel
     library, kernel = loaded(tmp_path / "model.pkl", threshold=float(1 / (1 + np.exp(-1e-9))))
     assert not check(library, kernel, batch(table))
+
+
+def test_what_a_probability_leaves_of_one_is_as_exact_as_one(tmp_path: Path) -> None:
+    """The library takes it so, and few digits are left of it."""
+    table = frame()
+    model = simple().fit(table, target(table, "two"))
+    model[-1].intercept_[:] = 25.0
+    joblib.dump(model, tmp_path / "model.pkl")
+    library, kernel = loaded(tmp_path / "model.pkl", probabilities=True)
+    assert check(library, kernel, batch(table))
+    assert kernel.predict(batch(table)).sizes == {"probability_no": 1.0}
 
 
 @pytest.mark.parametrize(("apart", "by_kernel"), [(1e-14, False), (1e-9, True)])

@@ -49,12 +49,17 @@ class Said(Model):
     """Predicts what it was told to."""
 
     def __init__(
-        self, columns: dict[str, pa.Array], bad: dict[int, str] | None = None, *, by_kernel: bool, size: float = 0.0
+        self,
+        columns: dict[str, pa.Array],
+        bad: dict[int, str] | None = None,
+        *,
+        by_kernel: bool,
+        sizes: dict[str, float] | None = None,
     ) -> None:
         outputs = tuple(Field(name=name, type=str(column.type)) for name, column in columns.items())
         self.info = ModelInfo(flavor="said", inputs=(), outputs=outputs)
         self._predicted = Predicted(
-            columns=pa.RecordBatch.from_pydict(columns), row_errors=bad or {}, by_kernel=by_kernel, size=size
+            columns=pa.RecordBatch.from_pydict(columns), row_errors=bad or {}, by_kernel=by_kernel, sizes=sizes or {}
         )
 
     def predict(self, batch: pa.RecordBatch) -> Predicted:
@@ -65,7 +70,7 @@ def compared(expected: Any, found: Any, **more: Any) -> acceleration.Comparison:
     columns = [{"prediction": pa.array([0, 1, 1]), "probability": pa.array(each)} for each in (expected, found)]
     columns[1].update(more.get("columns", {}))
     library = Said(columns[0], by_kernel=False)
-    fast = Said(columns[1], more.get("bad"), by_kernel=more.get("by_kernel", True), size=more.get("size", 0.0))
+    fast = Said(columns[1], more.get("bad"), by_kernel=more.get("by_kernel", True), sizes=more.get("sizes"))
     return compare(library, fast, KERNEL, pa.RecordBatch.from_pydict({"x": [1, 2, 3]}))
 
 
@@ -80,8 +85,9 @@ def test_numbers_may_differ_by_the_kernel_s_tolerance() -> None:
 def test_what_is_left_of_larger_numbers_counts_relative_to_them() -> None:
     left = [1e-9, 0.0, 1.0], [3e-9, -1e-9, 1.0]
     assert compared(*left).disagreement is not None
-    assert compared(*left, size=0.001).largest_difference == pytest.approx(2e-6)
-    assert compared(*left, size=0.01).disagreement is None
+    assert compared(*left, sizes={"prediction": 1.0}).disagreement is not None
+    assert compared(*left, sizes={"probability": 0.001}).largest_difference == pytest.approx(2e-6)
+    assert compared(*left, sizes={"probability": 0.01}).disagreement is None
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ def compare(library: Model, fast: Model, kernel: Kernel, rows: pa.RecordBatch) -
             if not one.equals(other):
                 return _apart(rows, largest, f"{name} is not the same in all of {rows.num_rows:,} rows")
             continue
-        differences = _differences(one, other, max(got.size, SMALLEST))
+        differences = _differences(one, other, max(got.sizes.get(name, 0.0), SMALLEST))
         largest = max(largest, float(differences.max(initial=0.0)))
         if largest > kernel.tolerance:
             apart = int((differences > kernel.tolerance).sum())

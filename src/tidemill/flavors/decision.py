@@ -81,6 +81,11 @@ class ClassRule:
         return len(self.labels) == 2
 
     @property
+    def writes_probabilities(self) -> bool:
+        """Whether a column needs them."""
+        return self.probability_type is not None and (self.binary or self.every_probability)
+
+    @property
     def task(self) -> Task:
         return "binary" if self.binary else "multiclass"
 
@@ -141,12 +146,13 @@ class ClassRule:
         return np.asarray(np.argmax(probabilities, axis=1), np.int64)
 
     def columns(self, classes: Array, probabilities: Array | None) -> pa.RecordBatch:
-        """What is written for rows of these classes (positions in `labels`).
+        """What is written for rows of these classes (positions in `labels`). Probabilities may be None where none is
+        written.
 
         Raises ValueError unless there is one probability for each row and class.
         """
         columns = [self._label_column.take(to_arrow(classes.astype(np.int64, copy=False)))]
-        if self.probability_type is not None:
+        if self.writes_probabilities or (self.probability_type is not None and probabilities is not None):
             wanted = (len(classes), len(self.labels))
             if probabilities is None or probabilities.shape != wanted:
                 found = "no probabilities" if probabilities is None else f"probabilities of shape {probabilities.shape}"

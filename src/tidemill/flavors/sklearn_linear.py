@@ -18,7 +18,7 @@ import pyarrow as pa
 from tidemill.domain.signature import Field, Kernel
 from tidemill.domain.version import __version__
 from tidemill.flavors.coded import Lookup, lookup_of
-from tidemill.flavors.decision import Rule, ValueRule
+from tidemill.flavors.decision import ClassRule, Rule, ValueRule
 from tidemill.flavors.matrix import strings, to_arrow, validity, values
 from tidemill.flavors.sklearn_columns import Feature, Tracer
 from tidemill.flavors.sklearn_links import link_of
@@ -29,7 +29,8 @@ from tidemill.kernels.linear_compiled import linear_kernel
 from tidemill.ports.flavor import Predicted
 
 KERNEL = Kernel(name="linear", version=__version__, tolerance=1e-12, distribution="tidemill")
-"""Of a value relative to the largest terms of its sum; of a probability relative to it. Classes whose scores are
+"""Of a value relative to the largest terms of its sum; of a probability relative to it, or to one if it is what another
+leaves of one. Classes whose scores are
 nearer to each other than this, relative to their terms, are the library's to decide."""
 ASKED_BYTES = 32 << 20
 """Of features that transformers make at a time when they are asked."""
@@ -135,7 +136,15 @@ class FoldedPipeline:
             columns = self._rule.columns(decided.values, rows)
         else:
             columns = self._rule.columns(decided.values, decided.probabilities)
-        return Predicted(columns=columns, by_kernel=True, size=scores.size if self._link.values_are_sums else 0.0)
+        return Predicted(columns=columns, by_kernel=True, sizes=self._sizes(scores.size))
+
+    def _sizes(self, size: float) -> dict[str, float]:
+        """Of the columns that are sums: those that are written as they were summed, and what a probability leaves of
+        one."""
+        if isinstance(self._rule, ClassRule):
+            both = self._rule.binary and self._rule.every_probability
+            return {self._rule.outputs[2].name: 1.0} if both else {}
+        return dict.fromkeys((field.name for field in self._rule.outputs), size) if self._link.values_are_sums else {}
 
 
 def _numbers(column: pa.Array) -> Numbers | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tidemill.flavors.decision import ClassRule, Rule, ValueRule
 from tidemill.kernels.library import NotCompilable
-from tidemill.kernels.linear import TILE_ROWS, Array
+from tidemill.kernels.linear import Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,8 @@ class Decided:
 
 ROUNDING = 1e-15
 """Of a probability."""
+TILE_NUMBERS = 32_768
+"""Sums that are decided at a time: they stay in the caches."""
 
 
 class Link(ABC):
@@ -66,36 +68,54 @@ class Classes(Link):
         classes = len(rule.labels)
         if len(self.weights) != (1 if classes == 2 else classes):
             raise NotCompilable(f"it has {len(self.weights)} scores for {classes} classes")
-        self._threshold, self._probabilities = rule.threshold, probabilities
+        self._threshold = rule.threshold
+        self._probabilities = probabilities if rule.writes_probabilities else None
 
     def decide(self, sums: Array, slack: float) -> Decided | None:
-        probabilities = None if self._probabilities is None else self._probabilities(sums)
-        if self._threshold is not None and probabilities is not None:
-            above = probabilities[:, 1] - self._threshold
-            # A probability moves by no more than a quarter of what its score moves, and is rounded itself.
-            return (
-                None if _any_near(above, slack + ROUNDING) else Decided(values=above >= 0, probabilities=probabilities)
-            )
-        if len(sums) == 1:
-            return None if _any_near(sums[0], slack) else Decided(values=sums[0] > 0, probabilities=probabilities)
-        near = np.count_nonzero(sums >= sums.max(axis=0) - slack)
-        if near > sums.shape[1]:
-            return None
-        return Decided(values=sums.argmax(axis=0), probabilities=probabilities)
+        scores, rows = sums.shape
+        positions = np.empty(rows, np.int64)
+        shares = None if self._probabilities is None else np.empty((max(scores, 2), rows))
+        tile_rows = max(TILE_NUMBERS // scores, 1)
+        for begin in range(0, rows, tile_rows):
+            tile = slice(begin, begin + tile_rows)
+            here = sums[:, tile]
+            if self._probabilities is not None and shares is not None:
+                shares[:, tile] = self._probabilities(here).T
+            if self._threshold is not None and shares is not None:
+                # A probability moves by no more than a quarter of what its score moves, and is rounded itself.
+                decided = _above(shares[1, tile] - self._threshold, slack + ROUNDING, at_zero=True)
+            elif scores == 1:
+                decided = _above(here[0], slack, at_zero=False)
+            else:
+                decided = _largest(here, slack)
+            if decided is None:
+                return None
+            positions[tile] = decided
+        return Decided(values=positions, probabilities=None if shares is None else shares.T)
 
 
-def _any_near(distances: Array, slack: float) -> bool:
-    return bool(((distances <= slack) & (distances >= -slack)).any())
+def _above(distances: Array, slack: float, *, at_zero: bool) -> Array | None:
+    """Whether each is above zero; None if one may as well not be."""
+    if ((distances <= slack) & (distances >= -slack)).any():
+        return None
+    return distances >= 0 if at_zero else distances > 0
+
+
+def _largest(scores: Array, slack: float) -> Array | None:
+    """The place of the largest of each row, (scores, rows); None if another may as well be it."""
+    best = scores.max(axis=0)
+    near, found = best - slack, np.empty(scores.shape[1], np.int64)
+    if sum(np.count_nonzero(each >= near) for each in scores) > len(found):
+        return None
+    for place, each in enumerate(scores):
+        np.copyto(found, place, where=each == best)
+    return found
 
 
 def logistic(sums: Array) -> Array:
     """1 / (1 + exp(-sum)), without a power that overflows."""
-    found = np.empty_like(sums)
-    for begin in range(0, sums.shape[-1], TILE_ROWS):
-        here = sums[..., begin : begin + TILE_ROWS]
-        small = np.exp(-np.abs(here))
-        np.divide(np.where(here < 0, small, 1.0), 1.0 + small, out=found[..., begin : begin + TILE_ROWS])
-    return found
+    small = np.exp(-np.abs(sums))
+    return np.divide(np.where(sums < 0, small, 1.0), 1.0 + small)
 
 
 def _both(second: Array) -> Array:
@@ -126,8 +146,10 @@ def _shares(parts: Array) -> Array:
 def _softmax(sums: Array) -> Array:
     if len(sums) == 1:
         return _both(logistic(sums[0]))
-    found = np.exp(sums - sums.max(axis=0))
-    return np.asarray((found / found.sum(axis=0)).T)
+    found = sums - sums.max(axis=0)
+    np.exp(found, out=found)
+    found /= found.sum(axis=0)
+    return np.asarray(found.T)
 
 
 def _values(final: Any, rule: Rule) -> Link:

@@ -30,9 +30,9 @@ class Predicted:
     row_errors: Mapping[int, str] = field(default_factory=dict)
     by_kernel: bool = False
     """Whether a kernel gave the values, not the library."""
-    size: float = 0.0
-    """Where a kernel gave sums: how large the numbers are that were added up. What is left where they cancel is as
-    exact as they are, not more."""
+    sizes: Mapping[str, float] = field(default_factory=dict)
+    """By column, where a kernel gave sums: how large the numbers are that were added up. What is left where they cancel
+    is as exact as they are, not more."""
 
 
 class Model(ABC):
