@@ -1,11 +1,17 @@
-"""How many scorers a job gets, with how many threads and how much memory, and which of them are alike."""
+"""How many scorers a job gets, with how many threads and how much memory, and which of them are alike.
+
+A job begins with what its class of model wants. Where its first chunks show that this leaves cores idle, it gets more
+(docs/adr/0033).
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from tidemill.domain.admission import Needs
 from tidemill.domain.plan import PlanSummary
+from tidemill.domain.receipt import Usage
 from tidemill.wire.spec import ComputeSpec
 
 LEAST_BYTES = 1 << 30
@@ -15,6 +21,12 @@ ROWS_PER_SCORER = 65_536
 """A job gets one process for so many rows, or for fewer if its flavor says that they make a chunk."""
 PEAKS = 3
 """A probe may take so many times the memory that whole chunks took."""
+ROOM = 2
+"""More scorers are started only where each may take so many times the memory that the first one took."""
+WORTH = 3
+"""And only where they save so many times what it takes to start one."""
+FORK_SECONDS = 0.1
+"""What starting takes beside what the scorer itself counts: the fork, and hearing of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +51,16 @@ class Layout:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What the first chunks of a job showed, and what is left of it."""
+
+    used: Usage
+    """Of one scorer, from its start on."""
+    rows: int
+    rows_left: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Host:
     """What a job finds where it runs."""
 
@@ -56,6 +78,39 @@ class Host:
                 scorers=scorers, threads=threads, memory_bytes=self._memory(side_by_side, threads, model_bytes)
             )
         return Layout(scorers=scorers, threads=threads, memory_bytes=memory)
+
+    def more(self, plan: PlanSummary, asked: ComputeSpec, needs: Needs, shown: Shown) -> Layout | None:
+        """The scorers to add to the one that a job began with, or None.
+
+        In a scorer one thread reads and one writes, however many predict. Where a row takes longer to be read than
+        all cores together take for the whole of it, so many scorers are needed that their readers keep up. Stages
+        are weighed by their CPU time, which other programs on the host do not change; the model by the clock, so that
+        one that waits (for a GPU, for a lock) is not helped by what would not help it.
+        """
+        if plan.model.layout != "threads" or (asked.scorers, asked.memory_per_scorer) != ("auto", "auto"):
+            return None
+        used, cores = shown.used, self._cores(needs)
+        read, model, write = (
+            seconds / max(shown.rows, 1)
+            for seconds in (used.read_cpu_seconds, used.model_seconds, used.write_cpu_seconds)
+        )
+        every = read + used.model_cpu_seconds / max(shown.rows, 1) + write
+        if every <= 0:
+            return None
+        alone = max(read, write, model / cores, every / cores)
+        start = max(0.0, used.cpu_seconds - every * shown.rows) + FORK_SECONDS
+        chunks_left = shown.rows_left * plan.chunks // max(plan.rows, 1)
+        wanted = min(cores, chunks_left, math.ceil(cores * max(read, write) / every))
+        for scorers in range(wanted, 1, -1):
+            threads = -(-cores // scorers)
+            memory = self._memory(scorers, threads, 0)
+            if memory < ROOM * used.peak_memory_bytes:
+                continue
+            together = max(read / scorers, write / scorers, model / cores, every / cores)
+            if shown.rows_left * (alone - together) < WORTH * start:
+                return None
+            return Layout(scorers=scorers - 1, threads=threads, memory_bytes=memory)
+        return None
 
     def _processes(self, plan: PlanSummary, asked: ComputeSpec, cores: int) -> tuple[int, int]:
         if asked.scorers != "auto":
