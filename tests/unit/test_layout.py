@@ -126,7 +126,7 @@ def more(seen: Shown, *, host: Host = ALONE, of: Any = None, asked: ComputeSpec 
     [
         ((0.9, 2.2, 0.4), 3),  # 8 cores can do 2.3 rows a microsecond, and one reader 1.1
         ((0.4, 2.2, 0.9), 3),  # the same of a writer
-        ((1.0, 0.1, 0.2), 7),
+        ((1.0, 0.1, 0.2), 8),
         ((1.0, 0.0, 0.0), 8),
     ],
 )
@@ -143,7 +143,7 @@ def test_so_many_scorers_that_their_readers_and_writers_keep_up(stages: Any, sco
     [
         (shown(0.9, 21.0, 0.4), "the model keeps all cores busy"),
         (shown(0.9, 2.2, 0.4, clock=20.0), "the model waits for something that more scorers do not have"),
-        (shown(0.9, 2.2, 0.4, left=2_000_000), "it would take longer to start than it saves"),
+        (shown(0.9, 2.2, 0.4, left=1_000_000), "it would take longer to start than it saves"),
         (shown(0.9, 2.2, 0.4, left=0), "nothing is left"),
         (shown(0.9, 2.2, 0.4, peak=4 * GB), "two do not fit with room to spare"),
         (Shown(used=Usage(), rows=0, rows_left=100), "nothing was measured"),

@@ -25,6 +25,9 @@ ROOM = 2
 """More scorers are started only where each may take so many times the memory that the first one took."""
 WORTH = 3
 """And only where they save so many times what it takes to start one."""
+BUSY = 0.7
+"""The share of its time that a reader or a writer is at work, at most: it also waits for the disk, and for the
+interpreter's lock."""
 FORK_SECONDS = 0.1
 """What starting takes beside what the scorer itself counts: the fork, and hearing of it."""
 
@@ -89,24 +92,20 @@ class Host:
         """
         if plan.model.layout != "threads" or (asked.scorers, asked.memory_per_scorer) != ("auto", "auto"):
             return None
-        used, cores = shown.used, self._cores(needs)
-        read, model, write = (
-            seconds / max(shown.rows, 1)
-            for seconds in (used.read_cpu_seconds, used.model_seconds, used.write_cpu_seconds)
-        )
-        every = read + used.model_cpu_seconds / max(shown.rows, 1) + write
+        used, cores, rows = shown.used, self._cores(needs), max(shown.rows, 1)
+        cpu = (used.read_cpu_seconds, used.model_cpu_seconds, used.write_cpu_seconds)
+        every, model = sum(cpu) / rows, used.model_seconds / rows
         if every <= 0:
             return None
-        alone = max(read, write, model / cores, every / cores)
-        start = max(0.0, used.cpu_seconds - every * shown.rows) + FORK_SECONDS
+        narrow = max(used.read_cpu_seconds, used.write_cpu_seconds) / rows / BUSY
+        start = max(0.0, used.cpu_seconds - sum(cpu)) + FORK_SECONDS
         chunks_left = shown.rows_left * plan.chunks // max(plan.rows, 1)
-        wanted = min(cores, chunks_left, math.ceil(cores * max(read, write) / every))
-        for scorers in range(wanted, 1, -1):
+        for scorers in range(min(cores, chunks_left, math.ceil(cores * narrow / every)), 1, -1):
             threads = -(-cores // scorers)
             memory = self._memory(scorers, threads, 0)
             if memory < ROOM * used.peak_memory_bytes:
                 continue
-            together = max(read / scorers, write / scorers, model / cores, every / cores)
+            alone, together = (max(narrow / number, model / cores, every / cores) for number in (1, scorers))
             if shown.rows_left * (alone - together) < WORTH * start:
                 return None
             return Layout(scorers=scorers - 1, threads=threads, memory_bytes=memory)

@@ -50,11 +50,17 @@ class Model(ABC):
     def predict(self, batch: pa.RecordBatch) -> Predicted:
         """Predict one batch. An exception blames the batch: the engine bisects it to find the rows.
 
+        Raises Unrecoverable if no call of this process could succeed any more, and MemoryError.
         A wrong number of outputs must raise ModelUnusable or ValueError, never be padded or cut.
         """
 
     def close(self) -> None:
         """Give back what the model holds outside Python memory."""
+
+
+class Unrecoverable(BaseException):
+    """Raised by `predict` when the process has become useless, as after an error of a GPU: it ends, and a fresh one
+    finds the rows that did it. Nothing else may catch it, hence no Exception."""
 
 
 class Flavor(ABC):
