@@ -216,7 +216,7 @@ def test_without_pytorch_it_says_what_to_install(made: Callable[[str], str], mon
 
 @KINDS
 def test_without_features_columns_are_taken_in_their_order(made: Callable[[str], str], kind: str) -> None:
-    model = TorchFlavor().load(made(kind), {})
+    model = TorchFlavor().load(made(kind), {"device": "cpu"})
     assert (model.info.takes_all, model.info.inputs) == (True, ())
     assert (model.info.positional, load(made(kind)).info.positional) == (3, 0)
     assert bits(model.predict(batch())) == bits(load(made(kind)).predict(batch()))

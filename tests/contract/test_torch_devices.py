@@ -128,7 +128,7 @@ OUT_OF_RANGE = """
 import sys
 import pyarrow as pa
 from tidemill.flavors.torch import TorchFlavor
-from tidemill.ports.flavor import Unrecoverable
+from tidemill.domain.errors import Unrecoverable
 model = TorchFlavor().load(sys.argv[1], {"features": sys.argv[3].split(","), "device": sys.argv[2]})
 for value in (1.0, 50.0, 1.0):
     try:

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from tidemill.domain.errors import InvalidSpec
-from tidemill.ports.flavor import Unrecoverable
+from tidemill.domain.errors import InvalidSpec, Unrecoverable
 
 GPU_CALLS = 2
 """Calls that are on a GPU at a time, of all threads: one computes while the next is launched. More would only hold
@@ -98,7 +97,8 @@ def _make_exact(torch: Any) -> None:
     """Have a GPU give the same values each time, and those of 32-bit floats."""
     # Before its library of matrices starts: without, that adds in an order of its own each time.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # What `use_deterministic_algorithms` does, without the compiler that it imports.
+    torch.set_deterministic_debug_mode("warn")
     # Floats of 19 bits, which convolutions would else compute with.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 

@@ -58,11 +58,6 @@ class Model(ABC):
         """Give back what the model holds outside Python memory."""
 
 
-class Unrecoverable(BaseException):
-    """Raised by `predict` when the process has become useless, as after an error of a GPU: it ends, and a fresh one
-    finds the rows that did it. Nothing else may catch it, hence no Exception."""
-
-
 class Flavor(ABC):
     """One framework's model format."""
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
-from tidemill.ports.flavor import Unrecoverable
+from tidemill.domain.errors import Unrecoverable
 
 BAD = 77_777
 
