@@ -392,6 +392,28 @@ def test_what_a_probability_leaves_of_one_is_as_exact_as_one(tmp_path: Path) -> 
     assert kernel.predict(batch(table)).sizes == {"probability_no": 1.0}
 
 
+@pytest.mark.parametrize(
+    ("loss", "score", "by_kernel"),
+    [
+        ("log_loss", -744.9, False), ("log_loss", -715.0, False), ("log_loss", -600.0, True),
+        ("log_loss", -800.0, True),
+        ("modified_huber", -1 + 1e-14, False), ("modified_huber", -0.9, True), ("modified_huber", -1.1, True),
+    ],
+)  # fmt: skip
+def test_shares_of_what_has_no_digits_left_are_the_library_s(
+    tmp_path: Path, loss: str, score: float, by_kernel: bool
+) -> None:
+    table = frame().head(4)
+    model = simple(lm.SGDClassifier(loss=loss)).fit(frame(), target(frame(), "three"))
+    model[-1].coef_[:] = 0.0
+    model[-1].coef_[:, 0] = 1e-17
+    # The first is the likeliest, by far as such numbers go; none is likely.
+    model[-1].intercept_[:] = [score, 1.01 * score - 1e-3, 1.02 * score - 1e-3]
+    joblib.dump(model, tmp_path / "model.pkl")
+    library, kernel = loaded(tmp_path / "model.pkl", probabilities=True)
+    assert check(library, kernel, batch(table)) is by_kernel
+
+
 @pytest.mark.parametrize(("apart", "by_kernel"), [(1e-14, False), (1e-9, True)])
 def test_classes_whose_scores_nearly_cancel_are_for_the_library_to_decide(
     tmp_path: Path, apart: float, by_kernel: bool

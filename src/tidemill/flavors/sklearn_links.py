@@ -58,12 +58,14 @@ class Values(Link):
         return Decided(values=found[0] if len(found) == 1 else found.T)
 
 
+Probabilities = Callable[[Array], Array | None]
+"""Of sums, (sums, rows), probabilities, (rows, classes); None where they hang on digits that are not there."""
+
+
 class Classes(Link):
     """A score for each class, or one for the second of two."""
 
-    def __init__(
-        self, weights: Any, start: Any, rule: ClassRule, probabilities: Callable[[Array], Array] | None = None
-    ) -> None:
+    def __init__(self, weights: Any, start: Any, rule: ClassRule, probabilities: Probabilities | None = None) -> None:
         super().__init__(weights, start)
         classes = len(rule.labels)
         if len(self.weights) != (1 if classes == 2 else classes):
@@ -80,7 +82,10 @@ class Classes(Link):
             tile = slice(begin, begin + tile_rows)
             here = sums[:, tile]
             if self._probabilities is not None and shares is not None:
-                shares[:, tile] = self._probabilities(here).T
+                found = self._probabilities(here)
+                if found is None:
+                    return None
+                shares[:, tile] = found.T
             if self._threshold is not None and shares is not None:
                 # A probability moves by no more than a quarter of what its score moves, and is rounded itself.
                 decided = _above(shares[1, tile] - self._threshold, slack + ROUNDING, at_zero=True)
@@ -125,14 +130,30 @@ def _both(second: Array) -> Array:
     return both
 
 
-def _logistic_shares(sums: Array) -> Array:
+def _logistic_shares(sums: Array) -> Array | None:
     """One against all others."""
-    return _both(logistic(sums[0])) if len(sums) == 1 else _shares(logistic(sums))
+    if len(sums) == 1:
+        return _both(logistic(sums[0]))
+    if _any_within(sums.max(axis=0), *_VANISHING):
+        return None
+    return _shares(logistic(sums))
 
 
-def _huber_shares(sums: Array) -> Array:
+def _huber_shares(sums: Array) -> Array | None:
+    if len(sums) > 1 and _any_within(sums.max(axis=0), -1 - _CANCELLING, -1 + _CANCELLING):
+        return None
     found = (np.clip(sums, -1.0, 1.0) + 1.0) / 2.0
     return _both(found[0]) if len(found) == 1 else _shares(found)
+
+
+_VANISHING = -750.0, -670.0
+"""Where the largest of the powers that are shared out loses its digits, or vanishes for one of two who compute it."""
+_CANCELLING = 1e-3
+"""Around -1, where the largest of the parts that are shared out is what is left of it."""
+
+
+def _any_within(values: Array, low: float, high: float) -> bool:
+    return bool(((values >= low) & (values <= high)).any())
 
 
 def _shares(parts: Array) -> Array:
@@ -196,7 +217,7 @@ def _one_against_rest(final: Any, rule: Rule) -> Link:
     return Classes(weights, start, rule, _huber_shares if huber else _logistic_shares)
 
 
-_PROBABILITIES: dict[str, Callable[[Array], Array]] = {
+_PROBABILITIES: dict[str, Probabilities] = {
     "LogisticRegression.predict_proba": _softmax,
     "LinearDiscriminantAnalysis.predict_proba": _softmax,
     "SGDClassifier.predict_proba": _logistic_shares,
