@@ -21,15 +21,20 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 TELL = """
-import atexit, json, os, sys
+import atexit, json, os, subprocess, sys
 
-first, leave = os.getpid(), os._exit
+first, leave, start, before = os.getpid(), os._exit, subprocess.Popen.__init__, []
+
+def note_and_start(*args, **options):
+    if not before:
+        before.extend(sorted(sys.modules))
+    return start(*args, **options)
 
 def tell():
     program = os.path.splitext(os.path.basename(sys.argv[0]))[0] if os.getpid() == first else "child"
     path = os.path.join(os.environ["TELL_FOLDER"], f"{os.getpid()}.json")
     with open(f"{path}.half", "w") as file:
-        json.dump({"program": program, "modules": sorted(sys.modules)}, file)
+        json.dump({"program": program, "modules": sorted(sys.modules), "before": before}, file)
     os.rename(file.name, path)
 
 def tell_and_leave(code):
@@ -38,9 +43,10 @@ def tell_and_leave(code):
 
 atexit.register(tell)
 os._exit = tell_and_leave
+subprocess.Popen.__init__ = note_and_start
 """
-"""As sitecustomize: whoever ends by itself leaves word of what it has loaded. A child that has answered is killed,
-perhaps while it writes."""
+"""As sitecustomize: whoever ends by itself leaves word of what it has loaded, and had before it started a process. A
+child that has answered is killed, perhaps while it writes."""
 
 MODEL = """
 import numpy as np
@@ -57,6 +63,17 @@ WORKER_NEVER = NEVER | {
     *("numpy", "pyarrow", "tidemill.cli.remote", "tidemill.cli.afar", "tidemill.bootstrap.local"),
     *("tidemill.wire.api", "tidemill.wire.schedules", "tidemill.wire.webhooks", "tidemill.stores.sql.postgres"),
 }
+BEFORE_NEVER = WORKER_NEVER | {
+    *("pydantic", "pydantic_settings", "sqlalchemy", "typer", "rich", "asyncio", "sqlite3"),
+    *(
+        "tidemill.config",
+        "tidemill.wire",
+        "tidemill.service",
+        "tidemill.engine",
+        "tidemill.stores",
+        "tidemill.domain.job",
+    ),
+}
 CHILDREN_NEVER = NEVER | {
     *("pydantic", "pydantic_core", "pydantic_settings", "sqlalchemy", "typer", "rich", "asyncio", "multiprocessing"),
     *("tidemill.wire", "tidemill.service", "tidemill.cli", "tidemill.config", "tidemill.stores", "tidemill.domain.job"),
@@ -64,7 +81,8 @@ CHILDREN_NEVER = NEVER | {
 
 
 def loaded_by_run(folder: Path, model: str = "model.py:Model", *options: str) -> dict[str, set[str]]:
-    """The modules of the processes of one command by their program; all that were forked are "child"."""
+    """The modules of the processes of one command by their program; all that were forked are "child". Those that the
+    command had when it started the process that children are forked from are "before"."""
     told = Path(tempfile.mkdtemp(dir=folder))
     command = ["run", model, "in.parquet", "-o", f"out-{Path(model).stem}", "--scorers", "1", *options]
     done = subprocess.run(
@@ -84,6 +102,8 @@ def loaded_by_run(folder: Path, model: str = "model.py:Model", *options: str) ->
     for file in told.glob("*.json"):
         answer = json.loads(file.read_text())
         found.setdefault(answer["program"], set()).update(answer["modules"])
+        if answer["before"]:
+            found["before"] = set(answer["before"])
     return found
 
 
@@ -103,7 +123,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, set[str]]]:
 
 
 def test_each_process_of_a_job_is_heard(runs: list[dict[str, set[str]]]) -> None:
-    assert set(runs[0]) == {"__main__", "zygote", "child"}
+    assert set(runs[0]) == {"before", "__main__", "zygote", "child"}
     assert {"__main__", "zygote"} <= set(runs[1])
     assert {"sqlalchemy", "pydantic", "typer"} <= runs[0]["__main__"]
     assert {"pyarrow", "tidemill.engine.planner"} <= runs[0]["zygote"]
@@ -117,12 +137,18 @@ def test_the_worker_of_a_small_job_loads_nothing_that_it_does_not_need(runs: lis
 
 def test_children_load_nothing_that_only_the_worker_needs(runs: list[dict[str, set[str]]]) -> None:
     for run in runs:
-        for process in run.keys() - {"__main__"}:
+        for process in run.keys() - {"before", "__main__"}:
             assert run[process].isdisjoint(CHILDREN_NEVER), (process, run[process] & CHILDREN_NEVER)
 
 
-def test_a_command_that_finds_nothing_to_do_loads_no_reader(runs: list[dict[str, set[str]]]) -> None:
-    for process in runs[1].keys() - {"__main__"}:
+def test_children_begin_to_import_before_the_command_does(runs: list[dict[str, set[str]]]) -> None:
+    for run in runs:
+        assert run["before"].isdisjoint(BEFORE_NEVER), run["before"] & BEFORE_NEVER
+
+
+def test_a_command_that_finds_nothing_to_do_loads_no_reader_and_opens_no_store(runs: list[dict[str, set[str]]]) -> None:
+    assert runs[1]["__main__"].isdisjoint({"sqlalchemy", "tidemill.stores"})
+    for process in runs[1].keys() - {"before", "__main__"}:
         assert runs[1][process].isdisjoint({"numpy", "pyarrow", "tidemill.bootstrap.tasks"})
         assert "tidemill.bootstrap.lookups" in runs[1][process]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ class Policy:
 class Context:
     """One process's view of Tidemill: a store, children, and how to reach outputs."""
 
-    store: Store
+    open_store: Callable[[], Store]
+    """Called once, for `store`. Raises StoreUnusable, StoreUnavailable, MissingExtra."""
     executor: Executor
     fresh_executor: Callable[[], Executor]
     """Makes one whose children share nothing with those of `executor`, to be closed after use."""
@@ -106,8 +108,6 @@ class Context:
     tasks: TaskEntries
     compute: Compute
     worker_id: str
-    worker_lock: str
-    """The file that this process keeps locked while it lives."""
     host: str
     user: str
     places: Places
@@ -118,6 +118,22 @@ class Context:
     signing: SigningKey
     provider: Provider | None = None
     """Where people log in, if they do that at one."""
+
+    @property
+    def store(self) -> Store:
+        """Opened at first use: what children do meanwhile need not wait."""
+        return self._joined[0]
+
+    @property
+    def worker_lock(self) -> str:
+        """The file that this process keeps locked while it lives."""
+        return self._joined[1]
+
+    @cached_property
+    def _joined(self) -> tuple[Store, str]:
+        """The store, with this process among its workers."""
+        store = self.open_store()
+        return store, store.workers.register(self.worker_id)
 
     def worker(
         self,
