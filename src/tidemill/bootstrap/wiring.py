@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -69,8 +70,15 @@ def opened(
         ends.callback(executor.close)
         if begun is not None:
             begun.preload(preload)
+        worker_id = new_id("worker")
+
+        @cache
+        def joined() -> tuple[Store, str]:
+            store = ends.enter_context(closing(_open_store(settings)))
+            return store, store.workers.register(worker_id)
+
         context = Context(
-            open_store=lambda: ends.enter_context(closing(_open_store(settings))),
+            joined=joined,
             executor=executor,
             fresh_executor=lambda: LocalExecutor(eager=False),
             open_sink=open_sink,
@@ -104,7 +112,7 @@ def opened(
                 stall_seconds=settings.stall_seconds,
                 preload=JOB_PRELOAD,
             ),
-            worker_id=new_id("worker"),
+            worker_id=worker_id,
             host=socket.gethostname(),
             user=_user(),
             places=Places(**settings.places),
@@ -115,7 +123,7 @@ def opened(
             provider=_provider(settings),
         )
         if spec is None:
-            _ = context.store  # Whoever does not run a spec at once hears first whether there is a store.
+            joined()  # Whoever is not about to run a spec hears first whether there is a store.
         yield context
 
 

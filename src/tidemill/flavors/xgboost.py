@@ -78,7 +78,8 @@ class XGBoostModel(Model):
         extra = dict(options.extra)
         self._missing = _number(extra.pop("missing", missing))
         replace(options, extra=extra).refuse_extra("xgboost")
-        self._said = said = xgboost_file.read(content, path)
+        said, learner = xgboost_file.read(content, path)
+        self._said = said
         called = column_names(said.names, options.features, said.features)
         self._names, self._positional = called.names, called.positional
         self._categories = {
@@ -87,15 +88,15 @@ class XGBoostModel(Model):
         }
         self._rule = _rule(said, options)
         self._linear = said.booster == "gblinear"
-        self._compiled = self._compile(content) if options.accelerate else None
+        self._compiled = self._compile(learner) if options.accelerate else None
         self._library = Booster(content, path)
         self.info = self._describe()
 
-    def _compile(self, content: bytes) -> TreeBooster | None:
+    def _compile(self, learner: Mapping[str, Any]) -> TreeBooster | None:
         try:
             if not math.isnan(self._missing):
                 raise NotCompilable(f"{self._missing:g} stands for a missing number")
-            booster = TreeBooster(content, self._said)
+            booster = TreeBooster(learner, self._said)
         except NotCompilable as exc:
             self.not_accelerated = str(exc)
             return None

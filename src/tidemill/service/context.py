@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +97,9 @@ class Policy:
 class Context:
     """One process's view of Tidemill: a store, children, and how to reach outputs."""
 
-    open_store: Callable[[], Store]
-    """Called once, for `store`. Raises StoreUnusable, StoreUnavailable, MissingExtra."""
+    joined: Callable[[], tuple[Store, str]]
+    """Opens the store at its first call, with this process among its workers: the store, and `worker_lock`. Raises
+    StoreUnusable, StoreUnavailable, MissingExtra."""
     executor: Executor
     fresh_executor: Callable[[], Executor]
     """Makes one whose children share nothing with those of `executor`, to be closed after use."""
@@ -122,18 +122,12 @@ class Context:
     @property
     def store(self) -> Store:
         """Opened at first use: what children do meanwhile need not wait."""
-        return self._joined[0]
+        return self.joined()[0]
 
     @property
     def worker_lock(self) -> str:
         """The file that this process keeps locked while it lives."""
-        return self._joined[1]
-
-    @cached_property
-    def _joined(self) -> tuple[Store, str]:
-        """The store, with this process among its workers."""
-        store = self.open_store()
-        return store, store.workers.register(self.worker_id)
+        return self.joined()[1]
 
     def worker(
         self,
