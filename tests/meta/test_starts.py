@@ -174,7 +174,7 @@ def test_a_pipeline_brings_what_it_names_and_scorers_import_nothing_of_it_again(
     found = loaded_by_run(tmp_path, "pipeline.joblib", "--trust")
     assert {"pandas", "sklearn.compose", "sklearn.linear_model._ridge"} <= found["zygote"]
     assert SKLEARN_NEVER.isdisjoint(found["zygote"] | found["child"])
-    libraries = ("sklearn", "scipy", "pandas", "joblib")
+    libraries = ("sklearn", "scipy", "pandas", "joblib", "narwhals")
     assert {name for name in found["child"] - found["zygote"] if name.startswith(libraries)} == set()
 
 

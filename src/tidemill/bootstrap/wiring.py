@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from threading import Thread
 
 from tidemill.bootstrap import early
 from tidemill.bootstrap.preloads import JOB_PRELOAD, LOOKUP_PRELOAD, LOOKUPS, PRELOAD, TASKS
@@ -33,6 +34,8 @@ from tidemill.service.secrets import Secrets
 from tidemill.service.signing import SigningKey
 from tidemill.sinks.local import LocalSink
 from tidemill.wire.spec import JobSpec
+
+STORE = "tidemill.stores.sql.store"
 
 SUFFIXES = {"parquet": ".parquet", "csv": ".csv", "jsonl": ".jsonl", "arrow": ".arrow", "orc": ".orc", "avro": ".avro"}
 COMPRESSION_SUFFIXES = {"gzip": ".gz", "zstd": ".zst"}
@@ -63,7 +66,8 @@ def opened(
     """
     settings = settings or Settings()
     warm_bytes = usable_memory_bytes(settings.warm_memory_share) if warm else 0
-    preload = JOB_PRELOAD if warm else LOOKUP_PRELOAD if spec is not None and _is_finished(spec) else PRELOAD
+    finished = spec is not None and _is_finished(spec)
+    preload = JOB_PRELOAD if warm else LOOKUP_PRELOAD if finished else PRELOAD
     begun = None if warm or not children else early.taken()
     executor = begun or LocalExecutor(preload=preload, eager=children, warm_bytes=warm_bytes)
     with ExitStack() as ends:
@@ -124,6 +128,10 @@ def opened(
         )
         if spec is None:
             joined()  # Whoever is not about to run a spec hears first whether there is a store.
+        elif not finished:
+            importing = Thread(target=_import_store, name="store")
+            importing.start()
+            ends.callback(importing.join)
         yield context
 
 
@@ -145,9 +153,14 @@ def opened_store(settings: Settings | None = None, *, upgrade: bool) -> Iterator
         yield store
 
 
+def _import_store() -> None:
+    """What opens a store, imported while others wait for children: SQLAlchemy takes as long as they do."""
+    with suppress(Exception):  # Whoever opens the store will see.
+        import_module(STORE)
+
+
 def _open_store(settings: Settings, *, upgrade: bool = True) -> Store:
-    # Imported only now, while the process that children are forked from starts: SQLAlchemy takes as long as that.
-    module = import_module("tidemill.stores.sql.store")
+    module = import_module(STORE)
     url = None if settings.store is None else _secrets(settings).resolved(settings.store)
     store: Store = module.open_store(
         url or settings.home,

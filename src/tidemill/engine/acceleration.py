@@ -100,8 +100,10 @@ def _sample(plan: PlanSummary, staging: Path) -> pa.RecordBatch:
     inputs = tuple((field.name, field.type) for field in plan.model.inputs)
     cast_text = source.cast_text if source.casts_text else None
     chunk = Chunk(number=0, segments=tuple(_heads(plan, staging)))
+    # A reader decodes whole batches, and little is wanted of each place.
+    small = replace(plan, batch_rows=min(plan.batch_rows, LOOKED_THROUGH_ROWS // MOST_CHUNKS))
     pieces = []
-    for batch in read_batches(source, chunk, plan, unpack_schema(plan.schemas["read"])):
+    for batch in read_batches(source, chunk, small, unpack_schema(plan.schemas["read"])):
         features, fits, _ = features_of(batch.data, batch.numbers, inputs, cast_text)
         pieces.append(features if fits is None else features.filter(pa.array(fits)))
     table = pa.Table.from_batches(pieces).unify_dictionaries().combine_chunks()
