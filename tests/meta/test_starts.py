@@ -153,6 +153,13 @@ def test_children_load_nothing_that_only_the_worker_needs(runs: list[dict[str, s
             assert run[process].isdisjoint(CHILDREN_NEVER), (process, run[process] & CHILDREN_NEVER)
 
 
+def test_a_job_here_loads_no_part_of_the_store_that_only_a_service_asks(runs: list[dict[str, set[str]]]) -> None:
+    parts = ("schedules", "webhooks", "outbox", "sessions", "audit", "keys", "models")
+    never = {*(f"tidemill.stores.sql.{part}" for part in parts), "tidemill.domain.schedule", "tidemill.domain.trigger"}
+    assert "tidemill.stores.sql.queue" in runs[0]["__main__"]
+    assert runs[0]["__main__"].isdisjoint(never), runs[0]["__main__"] & never
+
+
 def test_children_begin_to_import_before_the_command_does(runs: list[dict[str, set[str]]]) -> None:
     for run in runs:
         assert run["before"].isdisjoint(BEFORE_NEVER), run["before"] & BEFORE_NEVER
@@ -184,6 +191,7 @@ def test_a_classifier_of_texts_loads_no_pandas_either(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": texts}), tmp_path / "in.parquet")
     model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, labels)
     joblib.dump(model, tmp_path / "texts.joblib", compress=3)
-    found = loaded_by_run(tmp_path, "texts.joblib", "--trust", "--features", "text")
+    found = loaded_by_run(tmp_path, "texts.joblib", "--trust", "--features", "text", "--json")
+    assert "rich" not in found["__main__"], "JSON is printed without it"
     assert {"sklearn.feature_extraction.text", "sklearn.linear_model._logistic"} <= found["zygote"]
     assert {"pandas", "sklearn.ensemble", *SKLEARN_NEVER}.isdisjoint(found["zygote"] | found["child"])
