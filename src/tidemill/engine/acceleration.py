@@ -22,9 +22,9 @@ from tidemill.domain.signature import Kernel
 from tidemill.engine import models, planfile
 from tidemill.engine.batching import read_batches
 from tidemill.engine.casting import is_text
+from tidemill.engine.features import Features
 from tidemill.engine.modelkey import load_options
 from tidemill.engine.planner import unpack_schema
-from tidemill.engine.predicting import features_of
 from tidemill.engine.sampling import spread
 from tidemill.ports.flavor import Model
 
@@ -100,9 +100,10 @@ def _sample(plan: PlanSummary, staging: Path) -> pa.RecordBatch:
     inputs = tuple((field.name, field.type) for field in plan.model.inputs)
     cast_text = source.cast_text if source.casts_text else None
     chunk = Chunk(number=0, segments=tuple(_heads(plan, staging)))
-    pieces = []
-    for batch in read_batches(source, chunk, plan, unpack_schema(plan.schemas["read"])):
-        features, fits, _ = features_of(batch.data, batch.numbers, inputs, cast_text)
+    schema = unpack_schema(plan.schemas["read"])
+    taken, pieces = Features(schema, inputs, cast_text), []
+    for batch in read_batches(source, chunk, plan, schema):
+        features, fits, _ = taken.of(batch.data, batch.numbers)
         pieces.append(features if fits is None else features.filter(pa.array(fits)))
     table = pa.Table.from_batches(pieces).unify_dictionaries().combine_chunks()
     whole = table.to_batches()[0] if table.num_rows else pieces[0]

@@ -218,8 +218,10 @@ class TableKernel:
         for feature in tables.used:
             padded, steps = self._padded[feature]
             missing = len(tables.breaks[feature]) + 1
+            # It may have been made just now: it has to stay until the call is over.
+            column = columns[feature]
             self._rank(
-                _at(columns[feature]), ctypes.c_int64(rows), _at(padded), ctypes.c_int32(steps),
+                _at(column), ctypes.c_int64(rows), _at(padded), ctypes.c_int32(steps),
                 ctypes.c_int32(missing), _at(ranked[feature]),
             )  # fmt: skip
         out = np.empty((tables.sums, rows), self._float)
