@@ -34,6 +34,8 @@ MOST_CHUNKS = 16
 """Whose first rows are looked through: so many, spread over the input."""
 LOOKED_THROUGH_ROWS = 32_768
 """In all of them together."""
+LOOKED_THROUGH_BATCHES = 4
+"""Of tables so wide that a batch has few rows: no more than so many, or than are checked."""
 CHECKED_ROWS = 4_096
 NULL_ROWS = 16
 """Of each column, rows where it is null."""
@@ -114,7 +116,8 @@ def _heads(plan: PlanSummary, staging: Path) -> Iterator[Segment]:
     """The first rows of some chunks."""
     reader = planfile.PlanReader(staging)
     numbers = spread(plan.chunks, MOST_CHUNKS)
-    most = LOOKED_THROUGH_ROWS // len(numbers)
+    rows = min(LOOKED_THROUGH_ROWS, max(LOOKED_THROUGH_BATCHES * plan.batch_rows, CHECKED_ROWS))
+    most = -(-rows // len(numbers))
     for number in numbers:
         first = reader.chunk(number).segments[0]
         if first.selected is None:

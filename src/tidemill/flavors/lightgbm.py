@@ -121,7 +121,7 @@ class LightGBMModel(Model):
     def predict(self, batch: pa.RecordBatch) -> Predicted:
         rows = self._coded(batch)
         if self._booster is not None:
-            scores = self._booster.predict(Vectors(rows))
+            scores = self._booster.predict(Vectors(rows, None))
             return Predicted(columns=self._written(scores, batch.num_rows), by_kernel=True)
         assert self._library is not None
         matrix = to_matrix(rows, order="C" if rows.num_columns > MANY_COLUMNS else "F", dtype=None)

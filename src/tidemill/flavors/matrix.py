@@ -77,7 +77,8 @@ class Vectors(Sequence[Array]):
     """Columns of numbers as vectors of floats, null as NaN, each made when it is asked for: of two thousand columns a
     model may test some hundred."""
 
-    def __init__(self, rows: pa.RecordBatch, dtype: str = "f8") -> None:
+    def __init__(self, rows: pa.RecordBatch, dtype: str | None = "f8") -> None:
+        """Without a `dtype`, columns that are float32 stay so, and others become float64."""
         self._rows, self._dtype = rows, dtype
 
     def __len__(self) -> int:
@@ -85,7 +86,9 @@ class Vectors(Sequence[Array]):
 
     def __getitem__(self, place: Any) -> Any:
         """The vector of a column, contiguous, perhaps a view of its memory. Raises SchemaMismatch."""
-        return floats(self._rows.column(place), self._rows.schema.field(place).name, self._dtype)
+        column = self._rows.column(place)
+        dtype = self._dtype or ("f4" if pa.types.is_float32(column.type) else "f8")
+        return floats(column, self._rows.schema.field(place).name, dtype)
 
 
 def floats(column: pa.Array, name: str, dtype: str = "f8") -> Array:
@@ -103,11 +106,19 @@ def floats(column: pa.Array, name: str, dtype: str = "f8") -> Array:
         column = pc.cast(column, _ARROW_TYPES[dtype], safe=False)
     found = _bits(column.buffers()[1], column) if pa.types.is_boolean(kind) else values(column)
     if found.dtype != dtype or column.null_count:
-        with np.errstate(over="ignore"):
-            found = found.astype(dtype)
+        found = _converted(found, dtype)
     if column.null_count:
         found[~_bits(column.buffers()[0], column)] = np.nan
     return found
+
+
+def _converted(numbers: Array, dtype: str) -> Array:
+    """A copy, as floats of this type."""
+    if numbers.dtype.kind != "f" or numbers.dtype.itemsize <= np.dtype(dtype).itemsize:
+        return numbers.astype(dtype)
+    # Only narrower floats lack room, and to quiet numpy takes as long as to convert a thousand.
+    with np.errstate(over="ignore"):
+        return numbers.astype(dtype)
 
 
 def _bits(packed: pa.Buffer | None, column: pa.Array) -> Array:

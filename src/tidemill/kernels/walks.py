@@ -50,7 +50,7 @@ class WalkKernel:
         self._walk.restype = None
 
     def scores(self, columns: Sequence[Array], start: Array) -> Array:
-        """As of `TableKernel`; columns need not be contiguous."""
+        """As of `TableKernel`."""
         rows = len(columns[0]) if columns else 0
         out = np.empty((self._sums, rows), self._float)
         out[:] = start if start.ndim == 2 else start[:, None]
