@@ -184,7 +184,7 @@ def test_columns_left_to_the_model_are_predicted_as_those_that_were_cast(
     assert model.widens and (model.kernel is not None) == fast
     inputs = tuple((field.name, field.type) for field in model.info.inputs)
     cast, fits, bad = Features(rows.schema, inputs).of(rows, numbers)
-    left, fits_left, bad_left = Features(rows.schema, inputs, model=model).of(rows, numbers)
+    left, fits_left, bad_left = Features(rows.schema, inputs, widens=model.widens).of(rows, numbers)
     assert cast.schema == pa.schema([(each, pa.float64()) for each in NAMES])
     exact = {pa.int64(), pa.uint64(), pa.null(), pa.decimal128(9, 2)}
     for found, was in zip(left.schema.types, rows.schema.types, strict=True):

@@ -74,7 +74,7 @@ def _decide(plan: PlanSummary, model: Mapping[str, Any], staging: Path) -> tuple
             return None, fast.not_accelerated
         library = models.load(model, {**options, "accelerate": False})
         try:
-            sample = _sample(plan, staging)
+            sample = _sample(plan, staging, widens=fast.widens and library.widens)
             if not sample.num_rows:
                 return None, "no row of the sample can be read"
             found = compare(library, fast, fast.kernel, sample)
@@ -96,14 +96,14 @@ def _decide(plan: PlanSummary, model: Mapping[str, Any], staging: Path) -> tuple
     }, None
 
 
-def _sample(plan: PlanSummary, staging: Path) -> pa.RecordBatch:
-    """Rows from all over the input, nulls and rare values among them, as the model gets them."""
+def _sample(plan: PlanSummary, staging: Path, *, widens: bool) -> pa.RecordBatch:
+    """Rows from all over the input, nulls and rare values among them, as the model gets them (`Model.widens`)."""
     source = registry.open_source()(plan.source, plan.source_options, staging / "spool", plan.partitions)
     inputs = tuple((field.name, field.type) for field in plan.model.inputs)
     cast_text = source.cast_text if source.casts_text else None
     chunk = Chunk(number=0, segments=tuple(_heads(plan, staging)))
     schema = unpack_schema(plan.schemas["read"])
-    taken, pieces = Features(schema, inputs, cast_text), []
+    taken, pieces = Features(schema, inputs, cast_text, widens=widens), []
     for batch in read_batches(source, chunk, plan, schema):
         features, fits, _ = taken.of(batch.data, batch.numbers)
         pieces.append(features if fits is None else features.filter(pa.array(fits)))

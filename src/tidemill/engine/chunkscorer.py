@@ -106,7 +106,9 @@ class ChunkScorer:
             self._read_encoded()
         inputs = tuple((field.name, field.type) for field in self.plan.model.inputs)
         cast_text = source.cast_text if source.casts_text else None
-        self.features = Features(self.read_schema, inputs, cast_text, self.model)
+        self.features = Features(
+            self.read_schema, inputs, cast_text, encoded=self.model.encoded, widens=self.model.widens
+        )
 
     def _read_encoded(self) -> None:
         """Have columns of text encoded that the model wants so, unless they are written out again."""

@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from tidemill.engine.batching import BadRow
 from tidemill.engine.casting import TextCast, cast_rows, is_exact, type_of
-from tidemill.ports.flavor import Model
 
 MAX_VALUE_CHARS = 100
 
@@ -35,15 +34,15 @@ class Features:
         schema: pa.Schema,
         inputs: Sequence[tuple[str, str]],
         cast_text: TextCast | None = None,
-        model: Model | None = None,
+        *,
+        encoded: Collection[str] = (),
+        widens: bool = False,
     ) -> None:
-        """`inputs` are names and types; `model`, where one is given, gets as they are the columns that it would rather
-        have so (`Model.encoded`, `Model.widens`)."""
+        """`inputs` are names and types. Columns that the model would rather have as they are (`Model.encoded`,
+        `Model.widens`) are left so."""
         self._cast_text = cast_text
         places = {name: place for place, name in enumerate(schema.names)}
         self._places = [places[name] for name, _ in inputs]
-        encoded: Collection[str] = () if model is None else model.encoded
-        widens = model is not None and model.widens
         self._casts = []
         for place, (name, kind) in enumerate(inputs):
             if kind == "any":
