@@ -51,6 +51,7 @@ def _key(inputs: Inputs, n: int) -> tuple[str, int]:
         ("Hangs", "ScorerHung", "no progress for 3 s"),
         ("Exits", "ScorerCrashed", "this row alone"),
         ("Quits", "ScorerCrashed", "this row alone"),
+        ("Ruins", "ScorerCrashed", "this row alone: the GPU failed"),
         ("WrongLength", "ValueError", "predict returned 0 values of 'prediction' for 1 rows"),
         ("GivesNone", "TypeError", "predict returned None"),
         ("OtherType", "TypeError", "predict returned 'prediction' as string; expected double"),

@@ -74,7 +74,9 @@ class TestTransformers(FlavorContract):
         p = torch.softmax(own(self._path, "BertForSequenceClassification", values)[0].logits, -1).numpy()
         expected: dict[str, Any] = {"prediction": pa.array(np.array(["bad", "fine", "good"])[p.argmax(1)].tolist())}
         expected |= {f"probability_{name}": pa.array(p[:, n]) for n, name in enumerate(("bad", "fine", "good"))}
-        return Case(path=self._path, rows=batch(values), expected=expected, options={"probabilities": True})
+        return Case(
+            path=self._path, rows=batch(values), expected=expected, options={"probabilities": True, "device": "cpu"}
+        )
 
 
 def test_embeddings_are_the_mean_of_the_tokens(saved: Make, tmp_path: Path) -> None:

@@ -74,7 +74,8 @@ def batch(values: Sequence[str | None], name: str = "text") -> pa.RecordBatch:
 
 
 def load(path: str, **options: Any) -> Model:
-    return TransformersFlavor().load(path, options)
+    """On the CPU, of which PyTorch itself was asked for what is expected."""
+    return TransformersFlavor().load(path, {"device": "cpu", **options})
 
 
 def maker(root: Path) -> Make:

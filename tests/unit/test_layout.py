@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tidemill.domain.admission import Needs
-from tidemill.engine.layout import Compute, Host, Layout, probe_bytes
+from tidemill.domain.receipt import Usage
+from tidemill.engine.layout import Compute, Host, Layout, Shown, probe_bytes
 from tidemill.testing.store.factories import new_plan
 from tidemill.wire.spec import ComputeSpec
 
@@ -95,3 +96,77 @@ def test_bounds_of_all_jobs_fit_and_a_big_model_gets_more() -> None:
     assert lay_out(among(4), small).memory_bytes == 2 * GB
     assert lay_out(among(4), small, model_bytes=GB // 2).memory_bytes == 5 * GB
     assert lay_out(among(4), small, model_bytes=100 * GB).memory_bytes == 9 * GB
+
+
+# ---- more scorers, by what the first chunks showed
+
+
+def shown(read: float, model: float, write: float, *, clock: float | None = None, **more: Any) -> Shown:
+    """Microseconds of CPU a row, and of the model by the clock; 100,000 rows by a scorer that started in 0.4 s."""
+    rows, left, peak = 100_000, more.get("left", 10_000_000), more.get("peak", GB // 2)
+    seconds = {"read": rows * read / 1e6, "model": rows * model / 1e6, "write": rows * write / 1e6}
+    used = Usage(
+        read_cpu_seconds=seconds["read"],
+        model_cpu_seconds=seconds["model"],
+        write_cpu_seconds=seconds["write"],
+        model_seconds=seconds["model"] if clock is None else rows * clock / 1e6,
+        cpu_seconds=sum(seconds.values()) + 0.4,
+        peak_memory_bytes=peak,
+    )
+    return Shown(used=used, rows=rows, rows_left=left)
+
+
+def more(seen: Shown, *, host: Host = ALONE, of: Any = None, asked: ComputeSpec | None = None) -> Layout | None:
+    big = replace(plan("threads"), rows=20_000_000, chunks=64) if of is None else of
+    return host.more(big, asked or ComputeSpec(), Needs(), seen)
+
+
+@pytest.mark.parametrize(
+    "stages, scorers",
+    [
+        ((0.9, 2.2, 0.4), 3),  # 8 cores can do 2.3 rows a microsecond, and one reader 1.1
+        ((0.4, 2.2, 0.9), 3),  # the same of a writer
+        ((1.0, 0.1, 0.2), 8),
+        ((1.0, 0.0, 0.0), 8),
+    ],
+)
+def test_so_many_scorers_that_their_readers_and_writers_keep_up(stages: Any, scorers: int) -> None:
+    found = more(shown(*stages))
+    assert found is not None
+    assert found.scorers + 1 == scorers
+    assert found.threads == -(-8 // scorers)
+    assert found.memory_bytes == 18 * GB // (scorers + 1)
+
+
+@pytest.mark.parametrize(
+    "seen, words",
+    [
+        (shown(0.9, 21.0, 0.4), "the model keeps all cores busy"),
+        (shown(0.9, 2.2, 0.4, clock=20.0), "the model waits for something that more scorers do not have"),
+        (shown(0.9, 2.2, 0.4, left=1_000_000), "it would take longer to start than it saves"),
+        (shown(0.9, 2.2, 0.4, left=0), "nothing is left"),
+        (shown(0.9, 2.2, 0.4, peak=4 * GB), "two do not fit with room to spare"),
+        (Shown(used=Usage(), rows=0, rows_left=100), "nothing was measured"),
+    ],
+)
+def test_one_scorer_stays_alone_where_more_would_not_help(seen: Shown, words: str) -> None:
+    assert more(seen) is None, words
+
+
+def test_as_many_scorers_as_fit_into_memory_and_have_a_chunk() -> None:
+    seen = shown(1.0, 0.1, 0.2, peak=2 * GB)
+    assert more(seen) == Layout(scorers=2, threads=3, memory_bytes=18 * GB // 4)
+    few = replace(plan("threads"), rows=20_000_000, chunks=4)
+    assert more(shown(1.0, 0.1, 0.2), of=few) == Layout(scorers=1, threads=4, memory_bytes=6 * GB)
+
+
+def test_who_asked_for_scorers_or_memory_or_has_processes_gets_no_more() -> None:
+    seen = shown(1.0, 0.1, 0.2)
+    assert more(seen, asked=ComputeSpec(scorers=1)) is None
+    assert more(seen, asked=ComputeSpec(memory_per_scorer=GB)) is None
+    assert more(seen, of=replace(plan("processes"), rows=20_000_000, chunks=64)) is None
+
+
+def test_among_other_jobs_it_shares_what_is_its_own() -> None:
+    assert more(shown(0.9, 2.2, 0.4), host=among(4)) is None
+    assert more(shown(1.0, 0.1, 0.2), host=among(2)) == Layout(scorers=3, threads=1, memory_bytes=2 * GB)

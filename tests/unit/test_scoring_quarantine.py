@@ -32,6 +32,9 @@ class Pretended(ScorerSet):
     def submit(self, run: ChunkRun) -> None:
         self.runs.append(run)
 
+    def grow(self, spec: ScorerSpec, scorers: int) -> None:
+        raise AssertionError("there are never more")
+
     @property
     def free(self) -> int:
         return 1 - len(self.runs)
@@ -98,6 +101,7 @@ class Bench:
             on_progress=lambda progress: None,
             on_commit=lambda receipts: None,
             on_lost=lambda lost: None,
+            more=lambda shown: None,
             **fakes,
         )
 

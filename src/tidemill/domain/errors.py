@@ -53,6 +53,11 @@ from typing import Any, ClassVar
 from tidemill.domain.showing import redacted
 
 
+class Unrecoverable(BaseException):
+    """Raised by a model whose process has become useless, as after an error of a GPU: the process ends, and fresh ones
+    find the rows that did it. Nothing else may catch it, hence no Exception."""
+
+
 class TidemillError(Exception):
     """Something went wrong.
 

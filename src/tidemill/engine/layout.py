@@ -1,11 +1,17 @@
-"""How many scorers a job gets, with how many threads and how much memory, and which of them are alike."""
+"""How many scorers a job gets, with how many threads and how much memory, and which of them are alike.
+
+A job begins with what its class of model wants. Where its first chunks show that this leaves cores idle, it gets more
+(docs/adr/0033).
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from tidemill.domain.admission import Needs
 from tidemill.domain.plan import PlanSummary
+from tidemill.domain.receipt import Usage
 from tidemill.wire.spec import ComputeSpec
 
 LEAST_BYTES = 1 << 30
@@ -15,6 +21,15 @@ ROWS_PER_SCORER = 65_536
 """A job gets one process for so many rows, or for fewer if its flavor says that they make a chunk."""
 PEAKS = 3
 """A probe may take so many times the memory that whole chunks took."""
+ROOM = 2
+"""More scorers are started only where each may take so many times the memory that the first one took."""
+WORTH = 3
+"""And only where they save so many times what it takes to start one."""
+BUSY = 0.7
+"""The share of its time that a reader or a writer is at work, at most: it also waits for the disk, and for the
+interpreter's lock."""
+FORK_SECONDS = 0.1
+"""What starting takes beside what the scorer itself counts: the fork, and hearing of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +54,16 @@ class Layout:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What the first chunks of a job showed, and what is left of it."""
+
+    used: Usage
+    """Of one scorer, from its start on."""
+    rows: int
+    rows_left: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Host:
     """What a job finds where it runs."""
 
@@ -56,6 +81,35 @@ class Host:
                 scorers=scorers, threads=threads, memory_bytes=self._memory(side_by_side, threads, model_bytes)
             )
         return Layout(scorers=scorers, threads=threads, memory_bytes=memory)
+
+    def more(self, plan: PlanSummary, asked: ComputeSpec, needs: Needs, shown: Shown) -> Layout | None:
+        """The scorers to add to the one that a job began with, or None.
+
+        In a scorer one thread reads and one writes, however many predict. Where a row takes longer to be read than
+        all cores together take for the whole of it, so many scorers are needed that their readers keep up. Stages
+        are weighed by their CPU time, which other programs on the host do not change; the model by the clock, so that
+        one that waits (for a GPU, for a lock) is not helped by what would not help it.
+        """
+        if plan.model.layout != "threads" or (asked.scorers, asked.memory_per_scorer) != ("auto", "auto"):
+            return None
+        used, cores, rows = shown.used, self._cores(needs), max(shown.rows, 1)
+        cpu = (used.read_cpu_seconds, used.model_cpu_seconds, used.write_cpu_seconds)
+        every, model = sum(cpu) / rows, used.model_seconds / rows
+        if every <= 0:
+            return None
+        narrow = max(used.read_cpu_seconds, used.write_cpu_seconds) / rows / BUSY
+        start = max(0.0, used.cpu_seconds - sum(cpu)) + FORK_SECONDS
+        chunks_left = shown.rows_left * plan.chunks // max(plan.rows, 1)
+        for scorers in range(min(cores, chunks_left, math.ceil(cores * narrow / every)), 1, -1):
+            threads = -(-cores // scorers)
+            memory = self._memory(scorers, threads, 0)
+            if memory < ROOM * used.peak_memory_bytes:
+                continue
+            alone, together = (max(narrow / number, model / cores, every / cores) for number in (1, scorers))
+            if shown.rows_left * (alone - together) < WORTH * start:
+                return None
+            return Layout(scorers=scorers - 1, threads=threads, memory_bytes=memory)
+        return None
 
     def _processes(self, plan: PlanSummary, asked: ComputeSpec, cores: int) -> tuple[int, int]:
         if asked.scorers != "auto":

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tidemill.domain.errors import JobFailed, TidemillError
+from tidemill.domain.errors import JobFailed, TidemillError, Unrecoverable
 from tidemill.domain.plan import Chunk
 from tidemill.engine.batching import Batch, read_batches
 from tidemill.engine.chunkout import Busy, ChunkOutput, Scored, Stopwatch
@@ -104,6 +104,8 @@ class Pipeline:
             return
         except MemoryError as exc:
             self.send({"memory": str(exc) or "out of memory"})
+        except Unrecoverable as exc:
+            self.send({"error": JobFailed(str(exc)).to_json(), "expected": False})
         except BaseException:
             # The log of this child is what the worker explains its death with.
             traceback.print_exc()

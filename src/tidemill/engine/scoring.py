@@ -19,9 +19,9 @@ from tidemill.domain.errors import (
 )
 from tidemill.domain.job import Job, Lease
 from tidemill.domain.plan import PlanSummary
-from tidemill.domain.receipt import Receipt
+from tidemill.domain.receipt import NO_USAGE, Receipt
 from tidemill.engine.heartbeat import Heartbeat
-from tidemill.engine.layout import probe_bytes
+from tidemill.engine.layout import Shown, probe_bytes
 from tidemill.engine.quarantine import Quarantine
 from tidemill.ports.executor import ChunkRun, Done, Event, Executor, Failed, Progress, ScorerLost, ScorerSet, ScorerSpec
 from tidemill.ports.observer import JobProgress
@@ -79,6 +79,8 @@ class Scoring:
     on_progress: Callable[[JobProgress], None]
     on_commit: Callable[[Sequence[Receipt]], None]
     on_lost: Callable[[ScorerLost], None]
+    more: Callable[[Shown], tuple[ScorerSpec, int] | None]
+    """Asked after each chunk of a single scorer: of which spec, and how many more, there are to be."""
     _crashes: int = 0
     """Deaths of scorers that nothing explains, since this worker's last commit."""
     _attempts: int = 0
@@ -91,6 +93,8 @@ class Scoring:
     _busy: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "model": 0.0, "write": 0.0})
     _peak_bytes: int = 0
     """The most memory that a scorer took which finished its chunk."""
+    _shown: Shown = field(init=False)
+    """By a single scorer."""
     _alone: ScorerSet | None = None
     _alone_is_small: bool = False
     _quarantined: ChunkRun | None = None
@@ -102,6 +106,7 @@ class Scoring:
         Raises JobFailed kinds, LeaseLost, StoreUnavailable.
         """
         self._predicted, self._rejected = self.job.counts.predicted, self.job.counts.rejected
+        self._shown = Shown(used=NO_USAGE, rows=0, rows_left=0)
         self._quarantine = Quarantine(self.plan.batch_rows, self._next_attempt)
         chunks = self._uncommitted()
         following = next(chunks, None)
@@ -153,6 +158,7 @@ class Scoring:
     def _handle(self, event: Event, scorers: ScorerSet) -> None:
         if isinstance(event, Done):
             self._done(event)
+            self._grow(event, scorers)
         elif isinstance(event, Progress):
             if event.run.attempt in self._in_flight:
                 self._in_flight[event.run.attempt] = event
@@ -175,6 +181,21 @@ class Scoring:
             for stage in self._busy:
                 self._busy[stage] += getattr(event.receipt.usage, f"{stage}_seconds")
             self._expect(event.receipt.usage.model_seconds, event.receipt.rows)
+
+    def _grow(self, done: Done, scorers: ScorerSet) -> None:
+        """Start more scorers once the chunks of a single one show that it is too few."""
+        if self.scorers != 1 or done.receipt is None:
+            return
+        self._shown = Shown(
+            used=self._shown.used + done.receipt.usage,
+            rows=self._shown.rows + done.receipt.rows,
+            rows_left=self.plan.rows - self._predicted - self._rejected - sum(each.rows for each in self._ready),
+        )
+        found = self.more(self._shown)
+        if found is not None:
+            spec, more = found
+            scorers.grow(spec, more)
+            self.scorers += more
 
     def _learn(self, event: Progress, scorers: ScorerSet) -> None:
         self._expect(event.busy_seconds.get("model", 0.0), event.rows)

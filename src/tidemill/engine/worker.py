@@ -46,7 +46,7 @@ from tidemill.engine import deaths
 from tidemill.engine.drain import Drain
 from tidemill.engine.heartbeat import LONGEST_PAUSE_SECONDS, Heartbeat
 from tidemill.engine.held import Held
-from tidemill.engine.layout import Compute, Host, Layout
+from tidemill.engine.layout import Compute, Host, Layout, Shown
 from tidemill.engine.manifest import build_manifest
 from tidemill.engine.modelkey import model_key
 from tidemill.engine.recall import Recall, info_key
@@ -375,6 +375,11 @@ class _Run:
         running = self.worker.jobs_running
         host = Host(compute=self.worker.compute, jobs_running=None if running is None else running())
         layout = host.lay_out(plan, self.spec.compute, self.job.needs, int(self.model["size_bytes"]))
+
+        def more(shown: Shown) -> tuple[ScorerSpec, int] | None:
+            added = host.more(plan, self.spec.compute, self.job.needs, shown)
+            return None if added is None else (self._scorer(plan, added), added.scorers)
+
         scoring = Scoring(
             job=self.job,
             plan=plan,
@@ -391,6 +396,7 @@ class _Run:
             on_progress=self._progress,
             on_commit=self._committed,
             on_lost=self._scorer_lost,
+            more=more,
         )
         why = scoring.run()
         self._refresh()

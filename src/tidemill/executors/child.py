@@ -20,7 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tidemill.domain.errors import InvalidSpec, TidemillError
+from tidemill.domain.errors import InvalidSpec, TidemillError, Unrecoverable
 from tidemill.executors.channel import Channel, ChannelClosed, Message
 
 RUN_TASK = "tidemill.executors.child:run_task"
@@ -166,9 +166,10 @@ def _say_farewell(channel: Channel, work: Callable[[], None]) -> None:
         farewell = {"error": exc.to_json(), "expected": True}
     except MemoryError as exc:
         farewell = {"memory": _describe(exc)}
-    except Exception as exc:
+    except (Exception, Unrecoverable) as exc:
         traceback.print_exc()
-        farewell = {"error": {"code": "job_failed", "message": _describe(exc), "remedy": None}, "expected": False}
+        said = str(exc) if isinstance(exc, Unrecoverable) else _describe(exc)
+        farewell = {"error": {"code": "job_failed", "message": said, "remedy": None}, "expected": False}
     # Only here are the frames that held the memory gone.
     with suppress(ChannelClosed):
         channel.send(farewell)

@@ -15,6 +15,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from tidemill.domain.errors import ChildDied, ModelUnusable, TidemillError, from_json
 from tidemill.domain.receipt import Receipt
@@ -54,8 +55,10 @@ OUTSIDE_DEATHS = 10
 class _Scorer:
     """One scorer's child, and what is known of it."""
 
-    def __init__(self, child: Child, *, heard_at: float, fruitless: int = 0, kept: bool = False) -> None:
-        self.child = child
+    def __init__(
+        self, child: Child, spec: ScorerSpec, *, heard_at: float, fruitless: int = 0, kept: bool = False
+    ) -> None:
+        self.child, self.spec = child, spec
         self.kept = kept
         """Whether it served another job before."""
         self.runs: dict[str, ChunkRun] = {}
@@ -130,11 +133,16 @@ class LocalScorerSet(ScorerSet):
     def start(self, scorers: int) -> None:
         """Take over what fits, have the other scorers forked."""
         taken = self._warm.take(self._spec, scorers)
-        self._scorers = [_Scorer(child, heard_at=self._clock(), kept=True) for child in taken]
+        self._scorers = [_Scorer(child, self._spec, heard_at=self._clock(), kept=True) for child in taken]
         for scorer in self._scorers:
             self._take_over(scorer.child)
         while len(self._scorers) < scorers:
-            self._scorers.append(self._fork(0))
+            self._scorers.append(self._fork(self._spec, 0))
+
+    def grow(self, spec: ScorerSpec, scorers: int) -> None:
+        spec = replace(spec, warm_key=None)
+        for _ in range(scorers):
+            self._scorers.append(self._fork(spec, 0))
 
     def submit(self, run: ChunkRun) -> None:
         self._waiting.append(run)
@@ -205,19 +213,18 @@ class LocalScorerSet(ScorerSet):
 
     def _keep(self, scorer: _Scorer) -> bool:
         """Leave a scorer to later jobs if nothing speaks against it."""
-        if not (self._spotless and scorer.ready) or scorer.doomed or scorer.runs or not self._warm.wants(self._spec):
+        if not (self._spotless and scorer.ready) or scorer.doomed or scorer.runs or not self._warm.wants(scorer.spec):
             return False
         self._brood.release(scorer.child)
-        self._warm.keep(self._spec, scorer.child)
+        self._warm.keep(scorer.spec, scorer.child)
         return True
 
-    def _fork(self, fruitless: int) -> _Scorer:
-        spec = self._spec
+    def _fork(self, spec: ScorerSpec, fruitless: int) -> _Scorer:
         child = self._brood.bear(
             lambda: self._zygote.fork(RUN_SCORER, preload=spec.preload, memory_bytes=spec.memory_bytes)
         )
         child.post({"entry": spec.entry, "job": dict(spec.job)})
-        return _Scorer(child, heard_at=self._clock(), fruitless=fruitless)
+        return _Scorer(child, spec, heard_at=self._clock(), fruitless=fruitless)
 
     def _take_over(self, child: Child) -> None:
         self._brood.bear(lambda: child)
@@ -276,7 +283,7 @@ class LocalScorerSet(ScorerSet):
 
     def _take_farewell(self, scorer: _Scorer, message: Message) -> None:
         if "memory" in message:
-            scorer.verdict = Death(kind="memory", cause=out_of_memory(self._spec.memory_bytes))
+            scorer.verdict = Death(kind="memory", cause=out_of_memory(scorer.spec.memory_bytes))
         elif "error" in message:
             error = from_json(message["error"])
             scorer.verdict = Death(kind="died", cause=error.message)
@@ -337,7 +344,7 @@ class LocalScorerSet(ScorerSet):
         del self._scorers[place]
         if self._failure is None and not lost.retired:
             try:
-                self._scorers.insert(place, self._fork(lost.fruitless))
+                self._scorers.insert(place, self._fork(lost.spec, lost.fruitless))
             except TidemillError as exc:
                 self._failure = exc
 

@@ -7,6 +7,7 @@ and bare weights, as plain `torch.save` writes them, hold no program: they are r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -15,10 +16,11 @@ import pyarrow as pa
 
 from tidemill.domain.errors import ModelUnusable, SchemaMismatch, TidemillError
 from tidemill.domain.signature import ModelInfo
-from tidemill.flavors import dense, torch_device, torch_file, torch_program
+from tidemill.flavors import dense, torch_file, torch_program
 from tidemill.flavors.bad_rows import predicted_without
 from tidemill.flavors.matrix import Array, to_arrow
 from tidemill.flavors.options import PredictOptions
+from tidemill.flavors.torch_device import Device, last_line
 from tidemill.flavors.torch_inputs import Feed, list_lengths, told
 from tidemill.flavors.torch_outputs import Outputs, Reader, outputs_of
 from tidemill.flavors.torch_program import DTYPES, Argument, Program
@@ -51,6 +53,13 @@ class TorchFlavor(Flavor):
     def matches(cls, head: bytes, path: str) -> bool:
         return torch_file.kind_of(head, path) is not None
 
+    @classmethod
+    def preload_for(cls, path: str) -> tuple[str, ...]:
+        with suppress(OSError), open(path, "rb") as file:
+            if torch_file.kind_of(file.read(64), path) == "program":
+                return (*cls.preload, "tidemill.flavors.torch_export_library")
+        return cls.preload
+
     def load(self, path: str, options: Mapping[str, Any]) -> Model:
         with open(path, "rb") as file:
             kind = torch_file.kind_of(file.read(64), path)
@@ -65,16 +74,15 @@ class TorchFlavor(Flavor):
             raise missing_extra("torch", exc) from exc
         chosen = PredictOptions.of(options)
         chosen.refuse_extra("torch", OPTIONS)
-        device = torch_device.device_of(torch, chosen.extra.get("device"))
-        torch_device.prepare(torch, device)
+        device = Device(torch, chosen.extra.get("device"))
         load = torch_program.script if kind == "script" else torch_program.exported
-        return TorchModel(torch, path, load(torch, path, device), device, chosen)
+        return TorchModel(torch, path, load(torch, path, device.place), device, chosen)
 
 
 class TorchModel(Model):
     """A program on one device; thread-safe, each call runs in its own thread alone."""
 
-    def __init__(self, torch: Any, path: str, program: Program, device: Any, options: PredictOptions) -> None:
+    def __init__(self, torch: Any, path: str, program: Program, device: Device, options: PredictOptions) -> None:
         self._torch, self._path, self._program, self._device = torch, path, program, device
         arguments = told(program.arguments, options.extra.get("dtype"), options.extra.get("shape"))
         self._reader = Reader(torch, path, options.extra.get("output"), options.extra.get("activation"))
@@ -88,6 +96,7 @@ class TorchModel(Model):
         self._feed = Feed(path, arguments, options.features)
         self._outputs: Outputs = outputs_of(path, sample, self._reader.activation, options)
         rule = self._outputs.rule
+        rows_of = dense.gpu_batch_rows if device.is_gpu else dense.batch_rows
         self.info = ModelInfo(
             flavor="torch",
             inputs=self._feed.fields,
@@ -98,11 +107,10 @@ class TorchModel(Model):
             classes=rule.labels,
             positive_class=rule.positive,
             layout="threads",
-            # Not fewer: on a GPU a call costs more than its memory.
-            batch_rows=max(dense.batch_rows(program.widest), dense.BATCH_ROWS),
+            batch_rows=rows_of(program.widest),
             rows_per_chunk=ROWS_PER_CHUNK,
             libraries=(("torch", torch.__version__),),
-            notes=(*rule.notes, *self._notes(), *torch_device.notes(device)),
+            notes=(*rule.notes, *self._notes(), *device.notes),
         )
 
     def _notes(self) -> list[str]:
@@ -122,7 +130,7 @@ class TorchModel(Model):
             raise
         except Exception as exc:
             raise ModelUnusable(
-                f"{self._path} cannot score a made-up row of ones: {torch_device.last_line(exc)}.",
+                f"{self._path} cannot score a made-up row of ones: {last_line(exc)}.",
                 remedy="Tell the options dtype and shape of its inputs, or wrap the model in a module that takes rows.",
             ) from exc
 
@@ -141,7 +149,7 @@ class TorchModel(Model):
         if failure is not None and not works:
             what = f"{columns} columns" if columns > 1 else "a matrix of numbers"
             raise SchemaMismatch(
-                f"{self._path} does not take {what}: {torch_device.last_line(failure)}.",
+                f"{self._path} does not take {what}: {last_line(failure)}.",
                 remedy="Name the columns it was trained with, in that order: --features a,b,c; or tell the options "
                 "dtype and shape of its input.",
             ) from failure
@@ -198,17 +206,16 @@ class TorchModel(Model):
             # Copies of a real row: zeros might be outside of what the program can compute.
             arrays = [np.concatenate([array, np.repeat(array[-1:], lacking, axis=0)]) for array in arrays]
         torch = self._torch
-        with torch_device.computing(torch):
+        with self._device.computing():
             tensors = [
-                torch.from_numpy(np.require(array, requirements=["C", "W"])).to(self._device, dtype)
+                torch.from_numpy(np.require(array, requirements=["C", "W"])).to(self._device.place, dtype)
                 for array, (_, dtype) in zip(arrays, self._tensors, strict=True)
             ]
             found = self._reader.read(self._program.call(*tensors))
         return {name: _rows_of(name, tensor, rows + max(lacking, 0))[:rows] for name, tensor in found.items()}
 
     def close(self) -> None:
-        if self._device.type == "cuda":
-            self._torch.cuda.empty_cache()
+        self._device.close()
 
 
 def _rows_of(name: str, tensor: Any, rows: int) -> Array:

@@ -14,20 +14,22 @@ import pyarrow as pa
 
 from tidemill.domain.errors import InvalidSpec, ModelUnusable
 from tidemill.domain.signature import Field, ModelInfo
-from tidemill.flavors import torch_device, transformers_folder
+from tidemill.flavors import transformers_folder
 from tidemill.flavors.bad_rows import is_null, predicted_without
 from tidemill.flavors.decision import ClassRule, LabelsRule, ValueRule
 from tidemill.flavors.embedding import EmbeddingRule
 from tidemill.flavors.matrix import Array, plain, to_arrow
 from tidemill.flavors.options import PredictOptions
+from tidemill.flavors.torch_device import Device
 from tidemill.flavors.transformers_folder import Dense, Folder
-from tidemill.flavors.transformers_text import TextEncoder, length_limit
+from tidemill.flavors.transformers_text import OF_CPU, OF_GPU, TextEncoder, length_limit
 from tidemill.ports.flavor import Flavor, Model, Predicted
 from tidemill.registry import missing_extra
 
 OPTIONS = ("device", "max_length")
 BATCH_ROWS = 256
 """Enough to find texts of one length, few enough for every core to get a batch."""
+GPU_BATCH_ROWS = 2_048
 ROWS_PER_CHUNK = 4_096
 
 _UNUSED = ("pooler.",)
@@ -58,8 +60,7 @@ class TransformersFlavor(Flavor):
             raise missing_extra("transformers", exc) from exc
         chosen = PredictOptions.of(options)
         chosen.refuse_extra("transformers", OPTIONS)
-        device = torch_device.device_of(torch, chosen.extra.get("device"))
-        torch_device.prepare(torch, device)
+        device = Device(torch, chosen.extra.get("device"))
         network, tokenizer = _loaded(torch, transformers, folder)
         return TextModel(folder, network, tokenizer, device, chosen)
 
@@ -103,17 +104,17 @@ def _loaded(torch: Any, transformers: Any, folder: Folder) -> tuple[Any, Any]:
 class TextModel(Model):
     """A network and its tokenizer; thread-safe, each call runs in its own thread alone."""
 
-    def __init__(self, folder: Folder, network: Any, tokenizer: Any, device: Any, options: PredictOptions) -> None:
+    def __init__(self, folder: Folder, network: Any, tokenizer: Any, device: Device, options: PredictOptions) -> None:
         import tokenizers
         import torch
         import transformers
 
-        self._torch, self._folder, self._network, self._device = torch, folder, network.to(device), device
+        self._torch, self._folder, self._network, self._device = torch, folder, network.to(device.place), device
         most = _max_length(options.extra.get("max_length"), length_limit(network.config, tokenizer, folder.max_length))
-        self._encoder = TextEncoder(tokenizer, most)
+        self._encoder = TextEncoder(tokenizer, most, OF_GPU if device.is_gpu else OF_CPU)
         self._rule: Rule
         self._head: Callable[[Any, Any], Any]
-        self._steps = [_step(torch, step, device) for step in folder.steps]
+        self._steps = [_step(torch, step, device.place) for step in folder.steps]
         if folder.task == "embedding":
             self._head = self._embeddings
             self._rule = EmbeddingRule.of(self._answers(["a"]).shape[1], options)
@@ -131,14 +132,14 @@ class TextModel(Model):
             classes=self._rule.labels,
             positive_class=self._rule.positive,
             layout="threads",
-            batch_rows=BATCH_ROWS,
+            batch_rows=GPU_BATCH_ROWS if device.is_gpu else BATCH_ROWS,
             rows_per_chunk=ROWS_PER_CHUNK,
             libraries=tuple((name, library.__version__) for name, library in versions.items()),
             notes=(
                 *self._rule.notes,
                 *folder.notes,
                 f"the first {most} tokens of a text count, the rest is cut off",
-                *torch_device.notes(device),
+                *device.notes,
             ),
         )
 
@@ -163,8 +164,8 @@ class TextModel(Model):
         encoded = self._encoder.encode([self._folder.prompt + text for text in texts])
         answers: Array | None = None
         for places, arrays in self._encoder.batches(encoded):
-            with torch_device.computing(self._torch):
-                inputs = {name: self._torch.from_numpy(array).to(self._device) for name, array in arrays.items()}
+            with self._device.computing():
+                inputs = {name: self._torch.from_numpy(array).to(self._device.place) for name, array in arrays.items()}
                 found = self._head(self._network(**inputs), inputs["attention_mask"]).float().cpu().numpy()
             answers = np.empty((len(texts), found.shape[1]), np.float32) if answers is None else answers
             answers[places] = found
@@ -189,8 +190,7 @@ class TextModel(Model):
         return vectors
 
     def close(self) -> None:
-        if self._device.type == "cuda":
-            self._torch.cuda.empty_cache()
+        self._device.close()
 
 
 def _step(torch: Any, step: Dense | None, device: Any) -> Callable[[Any], Any]:

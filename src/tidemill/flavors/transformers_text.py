@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tidemill.flavors.matrix import Array
 
-MOST_TEXTS = 32
-MOST_TOKENS = 16_384
-"""Of one call of the network, padding included: bounds its memory."""
+
+@dataclass(frozen=True, kw_only=True)
+class CallSize:
+    """What one call of the network gets at most: `tokens`, padding included, bound its memory."""
+
+    texts: int
+    tokens: int
+
+
+OF_CPU = CallSize(texts=32, tokens=16_384)
+OF_GPU = CallSize(texts=256, tokens=32_768)
 
 _ABSOLUTE_AFTER_PADDING = ("camembert", "roberta", "xlm-roberta", "xlm-roberta-xl", "longformer", "mpnet")
 """Their positions begin after that of padding, so that two of them or so cannot be used."""
@@ -38,7 +47,8 @@ def length_limit(config: Any, tokenizer: Any, told: int | None) -> int:
 class TextEncoder:
     """A tokenizer that is set up once: its settings must not change while several threads use it."""
 
-    def __init__(self, tokenizer: Any, max_length: int) -> None:
+    def __init__(self, tokenizer: Any, max_length: int, most: CallSize = OF_CPU) -> None:
+        self._most = most
         self._tokens = tokenizer.backend_tokenizer
         self._tokens.no_padding()
         self._tokens.enable_truncation(max_length)
@@ -60,15 +70,13 @@ class TextEncoder:
         while start < len(order):
             stop = start + 1
             while (
-                stop < len(order) and stop - start < MOST_TEXTS and self._fits(stop + 1 - start, lengths[order[stop]])
+                stop < len(order)
+                and stop - start < self._most.texts
+                and (stop + 1 - start) * lengths[order[stop]] <= self._most.tokens
             ):
                 stop += 1
             yield order[start:stop], self._padded([encoded[position] for position in order[start:stop]])
             start = stop
-
-    @staticmethod
-    def _fits(texts: int, length: int) -> bool:
-        return texts * length <= MOST_TOKENS
 
     def _padded(self, encoded: Sequence[Encoded]) -> dict[str, Array]:
         longest = max(len(ids) for ids, _ in encoded) or 1

@@ -134,6 +134,11 @@ class ScorerSet(ABC):
     def submit(self, run: ChunkRun) -> None:
         """Queue a run; call only while `free` is positive."""
 
+    @abstractmethod
+    def grow(self, spec: ScorerSpec, scorers: int) -> None:
+        """Start so many more, of a spec that gives the same predictions: other threads, another bound of memory.
+        They are never kept. Raises ChildDied if they cannot be forked."""
+
     @property
     @abstractmethod
     def free(self) -> int:

@@ -54,6 +54,7 @@ class Model(ABC):
     def predict(self, batch: pa.RecordBatch) -> Predicted:
         """Predict one batch. An exception blames the batch: the engine bisects it to find the rows.
 
+        Raises Unrecoverable if no call of this process could succeed any more, and MemoryError.
         A wrong number of outputs must raise ModelUnusable or ValueError, never be padded or cut.
         """
 

@@ -8,6 +8,8 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
+from tidemill.domain.errors import Unrecoverable
+
 BAD = 77_777
 
 
@@ -105,6 +107,18 @@ class Quits(Good):
     def predict(self, batch):
         if BAD in numbers(batch)[0]:
             raise SystemExit("enough")
+        return super().predict(batch)
+
+
+class Ruins(Good):
+    """As a GPU does: no row after the bad one can be scored in that process."""
+
+    ruined = False
+
+    def predict(self, batch):
+        self.ruined |= BAD in numbers(batch)[0]
+        if self.ruined:
+            raise Unrecoverable("the GPU failed")
         return super().predict(batch)
 
 

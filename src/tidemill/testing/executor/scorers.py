@@ -74,6 +74,32 @@ class ScorerContract:
         assert ended(finish(scorers, 1)) == ["done-2"]
         scorers.kill()
 
+    def test_more_scorers_join_and_are_never_kept(self, executor: Executor, tmp_path: Path) -> None:
+        first, more = tmp_path / "first", tmp_path / "more"
+        first.mkdir()
+        more.mkdir()
+        scorers = executor.lease(scorer_spec(first, warm_key="k"), 1, stall_seconds=600)
+        scorers.submit(make_run("linger-1"))
+        collect(scorers, lambda events: len(events) == 1)
+        scorers.grow(scorer_spec(more, warm_key="k"), 2)
+        assert scorers.free == 5
+        wait_until(lambda: scorers.poll(0.01) == [] and len(pids_in(more, "ready")) == 2)
+        for number in (2, 3):
+            scorers.submit(make_run(f"done-{number}"))
+        assert sorted(ended(finish(scorers, 2))) == ["done-2", "done-3"]
+        scorers.submit(make_run("segfault-4"))
+        assert [type(event) for event in finish(scorers, 1)] == [ScorerLost]
+        wait_until(lambda: scorers.poll(0.01) == [] and len(pids_in(more, "ready")) == 3)
+        assert len(pids_in(first)) == 1
+        scorers.kill()
+        scorers = executor.lease(scorer_spec(first, warm_key="k"), 1, stall_seconds=30)
+        scorers.grow(scorer_spec(more, warm_key="k"), 1)
+        wait_until(lambda: scorers.poll(0.01) == [] and len(pids_in(more, "ready")) == 4)
+        get_ready(scorers, first, 2)
+        scorers.release()
+        wait_until(lambda: not any(process_runs(pid) for pid in pids_in(more)))
+        assert sum(process_runs(pid) for pid in pids_in(first)) == 1
+
     def test_alone_means_alone(self, executor: Executor, tmp_path: Path) -> None:
         scorers = executor.lease(scorer_spec(tmp_path), 1, stall_seconds=30)
         scorers.submit(make_run("slow-1"))
