@@ -135,6 +135,14 @@ def test_without_a_type_the_matrix_is_as_narrow_as_is_exact(rows: pa.RecordBatch
         assert found.dtype == np.float64
 
 
+def test_whole_numbers_are_rounded_once() -> None:
+    """By way of 64 bits, whose nearest number is the middle of two of 32 bits, this one would come to the lower."""
+    above_the_middle = 2**60 + 2**36 + 1
+    rows = pa.record_batch({"x": [above_the_middle], "y": pa.array([1.5], pa.float32())})
+    assert to_matrix(rows, dtype="f4").tolist() == [[2.0**60 + 2**37, 1.5]]
+    assert Vectors(rows, "f4")[0].tolist() == [2.0**60 + 2**37]
+
+
 @pytest.mark.parametrize("rows", [0, 3])
 def test_no_columns_make_a_matrix_of_none(rows: int) -> None:
     bare = pa.record_batch({"a": [1.0] * rows}).select([])
