@@ -51,10 +51,8 @@ class TreeBooster:
         self._kernel = kernel_of(forest, dtype="f4")
 
     def predict(self, columns: Sequence[Array]) -> Array:
-        """Predictions of contiguous float64 vectors, NaN for missing: (rows, width) as float32."""
-        with np.errstate(over="ignore"):
-            narrow = [column.astype(np.float32) for column in columns]
-        return self._convert(self._kernel.scores(narrow, self._start))
+        """Predictions of contiguous float32 vectors, NaN for missing: (rows, width) as float32."""
+        return self._convert(self._kernel.scores(columns, self._start))
 
 
 def _counted(trees: Mapping[str, Any], said: ModelFile) -> int:
