@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 
-from tidemill.bootstrap.wiring import JOB_PRELOAD, opened
+from tidemill.bootstrap.preloads import JOB_PRELOAD
+from tidemill.bootstrap.wiring import opened
 from tidemill.config import Settings
 from tidemill.executors.local import LocalExecutor
 from tidemill.service.context import Context

@@ -43,7 +43,7 @@ def tidemill(
 
 def _type(words: list[str], cwd: Path, environ: dict[str, str], out: Path, err: Path) -> None:
     """In the new process: become the command."""
-    from tidemill.cli.main import main
+    from tidemill.cli.start import main
     from tidemill.executors import children
 
     os.setsid()

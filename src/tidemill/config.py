@@ -9,9 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from tidemill.domain.config_files import config_files
 from tidemill.domain.errors import InvalidSpec
-
-_HEADER = r"^[A-Za-z0-9-]{1,100}$"
 
 
 def _default_home() -> Path:
@@ -25,15 +24,6 @@ def _credentials_folder() -> Path | None:
 
 
 _HEADER = r"^[A-Za-z0-9-]{1,100}$"
-
-
-def config_files() -> list[Path]:
-    """Where settings files are looked for; the later one wins."""
-    if home := os.environ.get("TIDEMILL_HOME"):
-        user = Path(home) / "config.toml"
-    else:
-        user = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "tidemill" / "config.toml"
-    return [user, Path("tidemill.toml")]
 
 
 class LoginRule(BaseModel):

@@ -15,7 +15,7 @@ import pytest
 
 from tests import checker
 from tests.acceptance.workshop import WHO, Workshop
-from tidemill.bootstrap.wiring import PRELOAD
+from tidemill.bootstrap.preloads import PRELOAD
 from tidemill.domain.job import JobState
 from tidemill.engine import layout
 from tidemill.executors.local import LocalExecutor

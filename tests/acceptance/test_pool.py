@@ -16,7 +16,7 @@ import pytest
 import tidemill
 from tests import checker
 from tests.acceptance.workshop import CHUNKS, PATIENCE_SECONDS, WHO, Workshop, until
-from tidemill.bootstrap.wiring import PRELOAD
+from tidemill.bootstrap.preloads import PRELOAD
 from tidemill.domain.admission import Needs
 from tidemill.domain.errors import StoreUnavailable
 from tidemill.domain.job import Job, JobState, Lease, NewJob, Want

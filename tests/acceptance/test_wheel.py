@@ -91,7 +91,7 @@ def test_wheel_says_what_it_is(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         metadata = archive.read(f"{info}/METADATA").decode()
         assert archive.read(f"{info}/entry_points.txt").decode().split() == [
-            "[console_scripts]", "tidemill", "=", "tidemill.cli.main:main",
+            "[console_scripts]", "tidemill", "=", "tidemill.cli.start:main",
         ]  # fmt: skip
         assert b"Apache License" in archive.read(f"{info}/licenses/LICENSE")
     assert f"\nVersion: {tidemill.__version__}\n" in metadata

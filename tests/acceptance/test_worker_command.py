@@ -13,7 +13,7 @@ import pytest
 
 from tests.acceptance.terminal import Terminal
 from tests.acceptance.workshop import PATIENCE_SECONDS, Workshop, until
-from tidemill.bootstrap.wiring import PRELOAD
+from tidemill.bootstrap.preloads import PRELOAD
 from tidemill.domain.job import JobState
 from tidemill.executors.local import LocalExecutor
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tidemill.domain.errors import ChildDied
+from tidemill.executors import children
 from tidemill.executors.children import Brood, Child, Zygote
 from tidemill.executors.local import LocalExecutor
 from tidemill.executors.scorers import LocalScorerSet
@@ -213,6 +214,31 @@ class TestPreload:
         kill(zygote_of(executor))
         assert executor.call(f"{LOCAL}:look", request)["modules"] == ["heavy_one", "heavy_two"]
         executor.close()
+
+    def test_modules_can_be_asked_for_ahead_of_any_child(self, modules: Path) -> None:
+        for name in ("heavy_one", "heavy_two"):
+            (modules / f"{name}.py").touch()
+        executor = LocalExecutor(preload=("heavy_one",))
+        executor.preload(("heavy_two", "no_such_module"))
+        request = {"modules": ["heavy_one", "heavy_two"]}
+        assert executor.call(f"{LOCAL}:look", request)["modules"] == ["heavy_one", "heavy_two"]
+        executor.close()
+        with pytest.raises(ChildDied, match="closed"):
+            executor.preload(("heavy_two",))
+
+    def test_closing_waits_for_no_import_that_nobody_needs(
+        self, modules: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(children, "END_SECONDS", 3_600.0)
+        begun = hanging_module(modules)
+        executor = LocalExecutor()
+        pid = zygote_of(executor)
+        executor.preload(("hanging",))
+        while not begun.read_text():
+            time.sleep(0.01)
+        executor.close()
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
     @pytest.mark.parametrize("code", ["raise ValueError('broken')", "import sys; sys.exit(3)", "import nowhere_to_be"])
     def test_module_that_fails_is_no_failure(self, modules: Path, code: str) -> None:

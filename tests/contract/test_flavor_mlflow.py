@@ -20,8 +20,8 @@ from mlflow.types.schema import Array
 from tests.contract import mlflow_models as models
 from tidemill.domain.errors import InvalidSpec, MissingExtra, ModelUnusable, SchemaMismatch
 from tidemill.domain.plan import InputFile
+from tidemill.engine.features import Features
 from tidemill.engine.models import identify
-from tidemill.engine.predicting import features_of
 from tidemill.engine.schema import InputSchema
 from tidemill.flavors import mlflow_folder, mlflow_result
 from tidemill.flavors.mlflow import MlflowFlavor, MlflowModel
@@ -229,7 +229,7 @@ def test_types_pass_exactly_where_mlflow_lets_them(wanted: DataType) -> None:
         if ours:
             rows = pa.RecordBatch.from_arrays([column(kind)], names=["a"])
             inputs = tuple((field.name, field.type) for field in model.info.inputs)
-            features, _, bad = features_of(rows, np.arange(2), inputs)
+            features, _, bad = Features(rows.schema, inputs).of(rows, np.arange(2))
             assert not bad
             model.predict(features)
 

@@ -11,6 +11,7 @@ import pytest
 
 from tidemill.domain.errors import InputUnreadable
 from tidemill.ports.source import ENCODED
+from tidemill.sources import parquet
 from tidemill.sources.parquet import ParquetSource
 from tidemill.testing.source import SourceContract, collect, pin, segment
 
@@ -100,6 +101,35 @@ def test_rows_of_a_damaged_row_group_come_as_unread_and_the_next_is_read(tmp_pat
     assert [item.planned for item in source.read(segment(file, facts, 300, 600), ["a"], {}, 64)] == [64] * 4 + [44]
     other = collect(source.read(segment(file, facts), ["b"], {}, 64), 0, 900)
     assert not other.unread
+
+
+@pytest.mark.parametrize("batch_rows", [1, 500, 1_000, 3_000, 9_000])
+def test_what_lies_before_a_damaged_page_is_read_however_much_is_decoded_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_rows: int
+) -> None:
+    path = tmp_path / "pages.parquet"
+    table = pa.table({"a": np.random.default_rng(1).random(12_000), "b": np.arange(12_000)})
+    pq.write_table(table, path, use_dictionary=False, data_page_size=4_000, write_page_checksum=True)
+    column = pq.ParquetFile(path).metadata.row_group(0).column(0)
+    raw = bytearray(path.read_bytes())
+    place = column.data_page_offset + column.total_compressed_size * 6 // 10
+    raw[place : place + 64] = b"\xff" * 64
+    path.write_bytes(raw)
+    file = pin(path)
+
+    def found() -> tuple[list[int], list[int], list[int]]:
+        source = ParquetSource()
+        part = segment(file, source.examine(file), 100, 11_900)
+        sizes = [rows.planned for rows in source.read(part, ["b", "a"], {}, batch_rows)]
+        rows = collect(source.read(part, ["b", "a"], {}, batch_rows), 100, 11_900)
+        assert rows.table["b"].to_pylist() == rows.numbers
+        return rows.numbers, sorted(rows.unread), sizes
+
+    several = found()
+    monkeypatch.setattr(parquet, "LEAST_ROWS", 1)
+    assert several == found()
+    assert bool(several[0]) == (batch_rows < 9_000)
+    assert several[1][-1] == 11_899 and max(several[2]) <= batch_rows
 
 
 @pytest.mark.parametrize("stored", ["dictionary", "plain", "both"])

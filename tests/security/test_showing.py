@@ -14,7 +14,8 @@ import pytest
 
 from tests.integration.api.house import House, client_of
 from tidemill.cli import output
-from tidemill.cli.output import PlainConsole, print_error, print_line, print_table
+from tidemill.cli.console import PlainConsole
+from tidemill.cli.output import print_error, print_line, print_table
 from tidemill.config import Settings
 from tidemill.domain.errors import InvalidSpec, TidemillError
 from tidemill.domain.showing import holds_credential, is_secret_name, one_line, redacted, visible

@@ -208,7 +208,7 @@ def test_one_wrong_leaf_is_caught(trained: tuple[str, str], tmp_path: Path, monk
 def test_rows_that_cannot_be_read_or_predicted_keep_the_kernel_off_and_fail_nothing(
     trained: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
 ) -> None:
-    def fails(*given: Any) -> Any:
+    def fails(*given: Any, **named: Any) -> Any:
         raise error
 
     monkeypatch.setattr(acceleration, step, fails)
@@ -221,5 +221,5 @@ def test_a_sample_without_a_row_proves_nothing(
     trained: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = acceleration._sample
-    monkeypatch.setattr(acceleration, "_sample", lambda *given: drawn(*given).slice(0, 0))
+    monkeypatch.setattr(acceleration, "_sample", lambda *given, **named: drawn(*given, **named).slice(0, 0))
     assert decided(trained, tmp_path)[1] == {"kernel": None, "why_not": "no row of the sample can be read"}

@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tidemill.engine.models import identify
-from tidemill.flavors.sklearn_named import MOST_MODULES, modules_named
+from tidemill.flavors.sklearn_named import FRAMES, MOST_MODULES, modules_named
 
 
 @pytest.mark.parametrize("compress", [0, 3, ("gzip", 3), ("xz", 3)])
@@ -31,11 +31,11 @@ def test_a_pickle_is_forked_from_where_the_modules_it_names_are_loaded(
 def test_a_skops_file_is_forked_from_where_the_modules_it_names_are_loaded(tmp_path: Path) -> None:
     data = pd.DataFrame({"x": [0.0, 1.0]})
     skops.io.dump(Ridge().fit(data, [0.0, 1.0]), tmp_path / "model.skops")
-    assert {"sklearn.linear_model._ridge", "pandas"} <= set(identify(str(tmp_path / "model.skops"))["preload"])
+    assert {"sklearn.linear_model._ridge", FRAMES} <= set(identify(str(tmp_path / "model.skops"))["preload"])
 
 
 def test_a_model_has_no_module_imported_but_those_of_scikit_learn() -> None:
     data = b"cos\nsystem\n\x8c\x12mysklearn_evil.run\x94csklearn.svm._classes\nSVC\nsklearn.tests.test_base"
     assert modules_named(data) == ("sklearn.svm._classes",)
-    assert modules_named(b"csklearn.compose._column_transformer\n")[-1] == "pandas"
+    assert modules_named(b"csklearn.compose._column_transformer\n")[-1] == FRAMES
     assert len(modules_named(b"".join(b"csklearn.m%d\n" % n for n in range(1_000)))) == MOST_MODULES

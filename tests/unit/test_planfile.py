@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tidemill.domain.errors import Damaged
-from tidemill.domain.plan import Chunk, InputFile, PlanSummary, Segment
+from tidemill.domain.plan import Chunk, Increment, InputFile, PlanSummary, Segment, Selection
 from tidemill.domain.signature import Field, ModelInfo
 from tidemill.engine import planfile
 
@@ -53,6 +55,21 @@ def staging(tmp_path: Path) -> Path:
             table.add(asdict(file))
     assert planfile.write_chunks(tmp_path, CHUNKS) == 200
     return tmp_path
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"selection": Selection(parent_id="job_1", snapshot_rows=9, first_rows=(0, 4))},
+        {"increment": Increment(series="s", number=2, known=3)},
+    ],
+)
+def test_a_summary_is_written_with_all_of_its_fields(more: dict[str, Any]) -> None:
+    kinds = (Field(name="b", type="double", accepts=("double",)), Field(name="c", optional=True))
+    whole = replace(SUMMARY, model=replace(SUMMARY.model, inputs=kinds), **more)
+    assert json.loads(json.dumps(whole.to_json())) == json.loads(json.dumps(asdict(whole)))
+    assert PlanSummary.from_json(json.loads(json.dumps(whole.to_json()))) == whole
 
 
 def test_all_comes_back(staging: Path) -> None:

@@ -14,7 +14,8 @@ from tidemill.domain.errors import ModelUnusable, TooManyRejected
 from tidemill.domain.receipt import Rejection
 from tidemill.domain.signature import ModelInfo
 from tidemill.engine.chunkscorer import _Guard
-from tidemill.engine.predicting import Errors, Outcome, Predictor, features_of
+from tidemill.engine.features import Features
+from tidemill.engine.predicting import Errors, Outcome, Predictor
 from tidemill.ports.flavor import Model, Predicted
 from tidemill.sources.csv import CsvSource
 
@@ -170,7 +171,7 @@ def test_an_answer_that_is_not_what_was_promised(columns: dict[str, list[object]
 def test_features_are_cast_row_by_row() -> None:
     data = pa.record_batch({"a": ["1", "x", None, " 4 "], "b": [1, 2, 3, 4]})
     numbers = np.array([10, 11, 12, 13])
-    cast, fits, bad = features_of(data, numbers, (("b", "double"), ("a", "int64")), CsvSource().cast_text)
+    cast, fits, bad = Features(data.schema, (("b", "double"), ("a", "int64")), CsvSource().cast_text).of(data, numbers)
     assert cast.schema == pa.schema([("b", pa.float64()), ("a", pa.int64())])
     assert cast.column("a").to_pylist() == [1, None, None, 4]
     assert fits is not None
@@ -181,7 +182,9 @@ def test_features_are_cast_row_by_row() -> None:
 
 def test_a_row_with_two_misfits_is_rejected_once() -> None:
     data = pa.record_batch({"a": ["x"], "b": ["y"]})
-    _, fits, bad = features_of(data, np.array([0]), (("a", "int64"), ("b", "int64")), CsvSource().cast_text)
+    _, fits, bad = Features(data.schema, (("a", "int64"), ("b", "int64")), CsvSource().cast_text).of(
+        data, np.array([0])
+    )
     assert fits is not None and fits.tolist() == [False]
     assert len(bad) == 1
 

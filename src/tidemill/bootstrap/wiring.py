@@ -6,12 +6,17 @@ import getpass
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import cache
 from importlib import import_module
 from pathlib import Path
+from threading import Thread
 
-from tidemill.config import Settings, config_files, usable_memory_bytes
+from tidemill.bootstrap import early
+from tidemill.bootstrap.preloads import JOB_PRELOAD, LOOKUP_PRELOAD, LOOKUPS, PRELOAD, TASKS
+from tidemill.config import Settings, usable_memory_bytes
 from tidemill.domain.access import Role
+from tidemill.domain.config_files import config_files
 from tidemill.domain.cost import RateCard
 from tidemill.domain.errors import TidemillError
 from tidemill.domain.ids import new_id
@@ -30,36 +35,7 @@ from tidemill.service.signing import SigningKey
 from tidemill.sinks.local import LocalSink
 from tidemill.wire.spec import JobSpec
 
-TASKS = "tidemill.bootstrap.tasks"
-LOOKUPS = "tidemill.bootstrap.lookups"
-
-PRELOAD = (
-    "numpy",
-    "pyarrow",
-    "pyarrow.compute",
-    "pyarrow.parquet",
-    TASKS,
-    "tidemill.bootstrap.scorer",
-    "tidemill.bootstrap.preloaded",
-)
-
-JOB_PRELOAD = (
-    *PRELOAD,
-    "tidemill.sources.listing",
-    "tidemill.sources.parquet",
-    "tidemill.sources.csv",
-    "tidemill.sources.jsonl",
-    "tidemill.sources.arrow",
-    "tidemill.sources.orc",
-    "tidemill.sources.avro",
-    "tidemill.sources.excel",
-    "tidemill.sources.partitioned",
-    "tidemill.encoders.parquet",
-)
-"""What the children of a job need as well; those that answer a question start sooner without."""
-
-LOOKUP_PRELOAD = (LOOKUPS, "tidemill.sources.listing")
-"""What a command needs that finds its output finished and nothing changed."""
+STORE = "tidemill.stores.sql.store"
 
 SUFFIXES = {"parquet": ".parquet", "csv": ".csv", "jsonl": ".jsonl", "arrow": ".arrow", "orc": ".orc", "avro": ".avro"}
 COMPRESSION_SUFFIXES = {"gzip": ".gz", "zstd": ".zst"}
@@ -85,66 +61,78 @@ def opened(
 
     Use cases that only ask the store say `children=False`: nothing is started before it is needed. Whoever
     runs one job after another says `warm=True`: scorers are kept for the next one. Whoever is about to run a
-    `spec` names it: if its output is there, children are not made ready to work on it before that is asked for.
+    `spec` names it: if its output is there, children are not made ready to work on it before that is asked for; and
+    the store is opened when it is needed, while they look at the model.
     """
     settings = settings or Settings()
     warm_bytes = usable_memory_bytes(settings.warm_memory_share) if warm else 0
-    preload = JOB_PRELOAD if warm else LOOKUP_PRELOAD if spec is not None and _is_finished(spec) else PRELOAD
-    executor = LocalExecutor(preload=preload, eager=children, warm_bytes=warm_bytes)
-    try:
-        store = _open_store(settings)
-        try:
-            worker_id = new_id("worker")
-            yield Context(
-                store=store,
-                executor=executor,
-                fresh_executor=lambda: LocalExecutor(eager=False),
-                open_sink=open_sink,
-                entries=Entries(
-                    identify=f"{TASKS}:identify",
-                    environment=f"{TASKS}:environment",
-                    versions=f"{TASKS}:versions",
-                    plan=f"{TASKS}:plan",
-                    accelerate=f"{TASKS}:accelerate",
-                    assemble=f"{TASKS}:assemble",
-                    scorer="tidemill.bootstrap.scorer:main",
-                ),
-                tasks=TaskEntries(
-                    facts=f"{LOOKUPS}:facts",
-                    snapshot=f"{TASKS}:snapshot",
-                    still_planned=f"{TASKS}:still_planned",
-                    preview=f"{TASKS}:show",
-                    head=f"{TASKS}:head",
-                    look=f"{TASKS}:look",
-                    verify=f"{TASKS}:verify",
-                    compare=f"{TASKS}:compare",
-                    fetch_mlflow=f"{TASKS}:fetch_mlflow",
-                    inspect=f"{TASKS}:inspect",
-                    sample=f"{TASKS}:sample",
-                    trial=f"{TASKS}:trial",
-                    read_result=f"{TASKS}:read_result",
-                ),
-                compute=Compute(
-                    cores=settings.cores,
-                    memory_bytes=usable_memory_bytes(settings.memory_share),
-                    stall_seconds=settings.stall_seconds,
-                    preload=JOB_PRELOAD,
-                ),
-                worker_id=worker_id,
-                worker_lock=store.workers.register(worker_id),
-                host=socket.gethostname(),
-                user=_user(),
-                places=Places(**settings.places),
-                policy=_policy(settings),
-                secrets=_secrets(settings),
-                rates=_rates(settings),
-                signing=_signing(settings),
-                provider=_provider(settings),
-            )
-        finally:
-            store.close()
-    finally:
-        executor.close()
+    finished = spec is not None and _is_finished(spec)
+    preload = JOB_PRELOAD if warm else LOOKUP_PRELOAD if finished else PRELOAD
+    begun = None if warm or not children else early.taken()
+    executor = begun or LocalExecutor(preload=preload, eager=children, warm_bytes=warm_bytes)
+    with ExitStack() as ends:
+        ends.callback(executor.close)
+        if begun is not None:
+            begun.preload(preload)
+        worker_id = new_id("worker")
+
+        @cache
+        def joined() -> tuple[Store, str]:
+            store = ends.enter_context(closing(_open_store(settings)))
+            return store, store.workers.register(worker_id)
+
+        context = Context(
+            joined=joined,
+            executor=executor,
+            fresh_executor=lambda: LocalExecutor(eager=False),
+            open_sink=open_sink,
+            entries=Entries(
+                identify=f"{TASKS}:identify",
+                environment=f"{TASKS}:environment",
+                versions=f"{TASKS}:versions",
+                plan=f"{TASKS}:plan",
+                accelerate=f"{TASKS}:accelerate",
+                assemble=f"{TASKS}:assemble",
+                scorer="tidemill.bootstrap.scorer:main",
+            ),
+            tasks=TaskEntries(
+                facts=f"{LOOKUPS}:facts",
+                snapshot=f"{TASKS}:snapshot",
+                still_planned=f"{TASKS}:still_planned",
+                preview=f"{TASKS}:show",
+                head=f"{TASKS}:head",
+                look=f"{TASKS}:look",
+                verify=f"{TASKS}:verify",
+                compare=f"{TASKS}:compare",
+                fetch_mlflow=f"{TASKS}:fetch_mlflow",
+                inspect=f"{TASKS}:inspect",
+                sample=f"{TASKS}:sample",
+                trial=f"{TASKS}:trial",
+                read_result=f"{TASKS}:read_result",
+            ),
+            compute=Compute(
+                cores=settings.cores,
+                memory_bytes=usable_memory_bytes(settings.memory_share),
+                stall_seconds=settings.stall_seconds,
+                preload=JOB_PRELOAD,
+            ),
+            worker_id=worker_id,
+            host=socket.gethostname(),
+            user=_user(),
+            places=Places(**settings.places),
+            policy=_policy(settings),
+            secrets=_secrets(settings),
+            rates=_rates(settings),
+            signing=_signing(settings),
+            provider=_provider(settings),
+        )
+        if spec is None:
+            joined()  # Whoever is not about to run a spec hears first whether there is a store.
+        elif not finished:
+            importing = Thread(target=_import_store, name="store")
+            importing.start()
+            ends.callback(importing.join)
+        yield context
 
 
 def _is_finished(spec: JobSpec) -> bool:
@@ -165,9 +153,14 @@ def opened_store(settings: Settings | None = None, *, upgrade: bool) -> Iterator
         yield store
 
 
+def _import_store() -> None:
+    """What opens a store, imported while others wait for children: SQLAlchemy takes as long as they do."""
+    with suppress(Exception):  # Whoever opens the store will see.
+        import_module(STORE)
+
+
 def _open_store(settings: Settings, *, upgrade: bool = True) -> Store:
-    # Imported only now, while the process that children are forked from starts: SQLAlchemy takes as long as that.
-    module = import_module("tidemill.stores.sql.store")
+    module = import_module(STORE)
     url = None if settings.store is None else _secrets(settings).resolved(settings.store)
     store: Store = module.open_store(
         url or settings.home,

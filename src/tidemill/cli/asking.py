@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from tidemill.cli.backend import AskTrust
-from tidemill.cli.output import people
+from tidemill.cli.output import escape, people
 
 Trust = Annotated[bool, typer.Option("--trust", help="Allow this model file to run the code that it carries.")]
 

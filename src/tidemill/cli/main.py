@@ -13,9 +13,6 @@ from tidemill.cli.lazy import LazyGroup
 from tidemill.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, exit_code, people, print_error
 from tidemill.domain.errors import TidemillError
 
-GARBAGE_THRESHOLD = 50_000
-"""So many more objects than were freed are made before the youngest are looked through."""
-
 _FOLDER = "tidemill.cli.commands"
 
 COMMANDS = {
@@ -83,8 +80,6 @@ def _root(
 
 def main() -> None:
     """Run the command line; ends the process with the documented exit codes."""
-    # Nearly all that a command makes lives as long as it: looking for garbage takes a tenth of the time of a start.
-    gc.set_threshold(GARBAGE_THRESHOLD)
     as_json = "--json" in sys.argv
     try:
         app(standalone_mode=True)

@@ -4,34 +4,51 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from functools import cached_property
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from tidemill.domain.errors import Damaged, LeaseLost, Refused, Stopped, TidemillError
 from tidemill.domain.showing import one_line, visible
 
+if TYPE_CHECKING:
+    from tidemill.cli.console import PlainConsole
+
 EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_REJECTIONS, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
 
-class PlainConsole(Console):
-    """A console that shows what others called their things, and lets it steer nothing."""
+class _Later:
+    """A console that is made when it is first used: importing rich takes a tenth of a start, and what is printed as
+    JSON does without."""
 
-    def print(self, *objects: Any, **words: Any) -> None:
-        super().print(*(visible(each) if isinstance(each, str) else each for each in objects), **words)
+    def __init__(self, options: Callable[[], Mapping[str, Any]]) -> None:
+        self._options = options
+
+    @cached_property
+    def console(self) -> PlainConsole:
+        made: PlainConsole = import_module(_CONSOLE).PlainConsole(highlight=False, soft_wrap=True, **self._options())
+        return made
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.console, name)
 
 
-people = PlainConsole(stderr=True, highlight=False, soft_wrap=True)
+_CONSOLE = "tidemill.cli.console"
 
 PIPE_COLUMNS = 10_000
 """Width of a table that no terminal shows: nothing is folded."""
 
-data = PlainConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
+people = _Later(lambda: {"stderr": True})
+data = _Later(lambda: {"width": None if sys.stdout.isatty() else PIPE_COLUMNS})
+
+
+def escape(text: str) -> str:
+    """Text that is shown as it is, also where it looks like markup."""
+    return str(import_module("rich.markup").escape(text))
 
 
 def print_json(value: Any) -> None:
@@ -57,12 +74,11 @@ def print_line(text: str) -> None:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = ()) -> None:
     """A table of data on stdout; columns named in `right` are aligned there."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in columns:
-        table.add_column(escape(one_line(name)), justify="right" if name in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(cell_text(cell)) for cell in row))
-    data.print(table, soft_wrap=False)
+    cells = [[cell_text(cell) for cell in row] for row in rows]
+    made = import_module(_CONSOLE).table(
+        [one_line(name) for name in columns], cells, [one_line(name) for name in right]
+    )
+    data.print(made, soft_wrap=False)
 
 
 def cell_text(value: Any) -> str:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
-from rich.table import Column
-
-from tidemill.cli.output import bytes_text, people, seconds_text
+from tidemill.cli.output import bytes_text, escape, people, seconds_text
 from tidemill.domain.job import Job
 from tidemill.domain.receipt import Receipt
 from tidemill.domain.showing import visible
 from tidemill.ports.observer import JobProgress, Observer
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from tidemill.wire.api import JobStatus, QueuePlace
 
 LINE_SECONDS = 5.0
@@ -136,14 +135,7 @@ class ProgressView(Observer):
             self._bar.update(self._task, total=progress.total, completed=progress.predicted + progress.rejected)
 
     def _start_bar(self, text: str) -> None:
-        most = max(20, people.width - BAR_COLUMNS - 8)
-        self._bar = Progress(
-            BarColumn(bar_width=BAR_COLUMNS),
-            TaskProgressColumn(),
-            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", max_width=most)),
-            console=people,
-            transient=True,
-        )
+        self._bar = import_module("tidemill.cli.console").bar(people.console, BAR_COLUMNS)
         self._task = self._bar.add_task(visible(text), total=None)
         self._bar.start()
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
-
 from tidemill.cli.backend import Backend
-from tidemill.cli.output import people, print_json, print_line
+from tidemill.cli.output import escape, people, print_json, print_line
 from tidemill.cli.progress import waiting_text
 from tidemill.domain.admission import Reason
 

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.markup import escape
-
 from tidemill.cli.output import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -19,6 +17,7 @@ from tidemill.cli.output import (
     cost_text,
     counted,
     counts_text,
+    escape,
     exit_code,
     people,
     print_error,

@@ -167,7 +167,14 @@ class PlanSummary:
         return self.acceleration.get("kernel")
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        # `asdict` of thousands of fields, each a copy of what never changes, takes a tenth of a second.
+        fields = {name: [{**vars(field)} for field in getattr(self.model, name)] for name in ("inputs", "outputs")}
+        return {
+            **vars(self),
+            "model": {**vars(self.model), **fields},
+            "selection": self.selection and self.selection.to_json(),
+            "increment": self.increment and self.increment.to_json(),
+        }
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> PlanSummary:

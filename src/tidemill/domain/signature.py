@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 Layout = Literal["threads", "processes"]
@@ -25,7 +25,7 @@ class Field:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON; what is only said of some inputs is left out of all others."""
-        only_some = {name: value for name, value in asdict(self).items() if name in ("accepts", "optional") and value}
+        only_some = {name: value for name, value in vars(self).items() if name in ("accepts", "optional") and value}
         return {"name": self.name, "type": self.type, "nullable": self.nullable, **only_some}
 
     @staticmethod
@@ -78,7 +78,7 @@ class ModelInfo:
 
     def to_json(self) -> dict[str, Any]:
         fields = {"inputs": [f.to_json() for f in self.inputs], "outputs": [f.to_json() for f in self.outputs]}
-        return {**asdict(self), **fields}
+        return {**vars(self), **fields}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> ModelInfo:

@@ -22,9 +22,9 @@ from tidemill.domain.signature import Kernel
 from tidemill.engine import models, planfile
 from tidemill.engine.batching import read_batches
 from tidemill.engine.casting import is_text
+from tidemill.engine.features import Features
 from tidemill.engine.modelkey import load_options
 from tidemill.engine.planner import unpack_schema
-from tidemill.engine.predicting import features_of
 from tidemill.engine.sampling import spread
 from tidemill.ports.flavor import Model
 
@@ -34,6 +34,8 @@ MOST_CHUNKS = 16
 """Whose first rows are looked through: so many, spread over the input."""
 LOOKED_THROUGH_ROWS = 32_768
 """In all of them together."""
+LOOKED_THROUGH_BATCHES = 4
+"""Of tables so wide that a batch has few rows: no more than so many, or than are checked."""
 CHECKED_ROWS = 4_096
 NULL_ROWS = 16
 """Of each column, rows where it is null."""
@@ -72,7 +74,7 @@ def _decide(plan: PlanSummary, model: Mapping[str, Any], staging: Path) -> tuple
             return None, fast.not_accelerated
         library = models.load(model, {**options, "accelerate": False})
         try:
-            sample = _sample(plan, staging)
+            sample = _sample(plan, staging, widens=fast.widens and library.widens)
             if not sample.num_rows:
                 return None, "no row of the sample can be read"
             found = compare(library, fast, fast.kernel, sample)
@@ -94,17 +96,18 @@ def _decide(plan: PlanSummary, model: Mapping[str, Any], staging: Path) -> tuple
     }, None
 
 
-def _sample(plan: PlanSummary, staging: Path) -> pa.RecordBatch:
-    """Rows from all over the input, nulls and rare values among them, as the model gets them."""
+def _sample(plan: PlanSummary, staging: Path, *, widens: bool) -> pa.RecordBatch:
+    """Rows from all over the input, nulls and rare values among them, as the model gets them (`Model.widens`)."""
     source = registry.open_source()(plan.source, plan.source_options, staging / "spool", plan.partitions)
     inputs = tuple((field.name, field.type) for field in plan.model.inputs)
     cast_text = source.cast_text if source.casts_text else None
     chunk = Chunk(number=0, segments=tuple(_heads(plan, staging)))
+    schema = unpack_schema(plan.schemas["read"])
+    taken, pieces = Features(schema, inputs, cast_text, widens=widens), []
     # No more than what is looked at is decoded of each head.
-    short = replace(plan, batch_rows=min(plan.batch_rows, max(segment.rows for segment in chunk.segments)))
-    pieces = []
-    for batch in read_batches(source, chunk, short, unpack_schema(plan.schemas["read"])):
-        features, fits, _ = features_of(batch.data, batch.numbers, inputs, cast_text)
+    short = replace(plan, batch_rows=min(plan.batch_rows, max(1, *(each.rows for each in chunk.segments))))
+    for batch in read_batches(source, chunk, short, schema):
+        features, fits, _ = taken.of(batch.data, batch.numbers)
         pieces.append(features if fits is None else features.filter(pa.array(fits)))
     table = pa.Table.from_batches(pieces).unify_dictionaries().combine_chunks()
     whole = table.to_batches()[0] if table.num_rows else pieces[0]
@@ -115,7 +118,8 @@ def _heads(plan: PlanSummary, staging: Path) -> Iterator[Segment]:
     """The first rows of some chunks."""
     reader = planfile.PlanReader(staging)
     numbers = spread(plan.chunks, MOST_CHUNKS)
-    most = LOOKED_THROUGH_ROWS // len(numbers)
+    rows = min(LOOKED_THROUGH_ROWS, max(LOOKED_THROUGH_BATCHES * plan.batch_rows, CHECKED_ROWS))
+    most = -(-rows // len(numbers))
     for number in numbers:
         first = reader.chunk(number).segments[0]
         if first.selected is None:

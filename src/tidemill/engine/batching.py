@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from tidemill.domain.errors import InputChanged
 from tidemill.domain.plan import Chunk, InputFile, PlanSummary, Segment
-from tidemill.ports.source import FileFacts, Rows, Source, UnreadRow
+from tidemill.ports.source import FileFacts, Rows, Source, UnreadRow, part_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,14 +148,14 @@ class _Cutter:
             numbers = np.arange(rows.row_start, rows.row_start + rows.planned, dtype=np.int64)
         numbers = numbers + shift
         bad = [_bad_row(row, shift) for row in rows.unread]
-        stop = self.cursor + rows.planned
+        stop, given = self.cursor + rows.planned, 0
         while self.cursor < stop:
             border = min(stop, (self.number + 1) * self.batch_rows)
             taken = int(np.searchsorted(numbers, border))
-            if taken:
-                self._data.append(data.slice(0, taken))
-                self._numbers.append(numbers[:taken])
-                data, numbers = data.slice(taken), numbers[taken:]
+            if taken > given:
+                self._data.append(part_of(data, given, taken))
+                self._numbers.append(numbers[given:taken])
+                given = taken
             while bad and bad[0].row < border:
                 self._bad.append(bad.pop(0))
             self.cursor = border

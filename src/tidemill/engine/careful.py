@@ -12,7 +12,6 @@ import pyarrow as pa
 from tidemill.engine.batching import Batch, read_batches
 from tidemill.engine.chunkscorer import ChunkScorer, check_start
 from tidemill.engine.pipeline import Send, progress_of
-from tidemill.engine.predicting import features_of
 from tidemill.ports.executor import ChunkRun
 
 log = logging.getLogger(__name__)
@@ -66,7 +65,7 @@ def _probe(scorer: ChunkScorer, batches: Iterator[Batch], rows: tuple[int, int],
             continue
         first, last = np.searchsorted(batch.numbers, [start, stop]).tolist()
         data, numbers = batch.data.slice(first, last - first), batch.numbers[first:last]
-        features, fits, _ = features_of(data, numbers, scorer.inputs, scorer.cast_text, scorer.model.encoded)
+        features, fits, _ = scorer.features.of(data, numbers)
         features = features if fits is None else features.filter(pa.array(fits))
         step("model", start, stop)
         with _surviving():

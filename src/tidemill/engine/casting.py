@@ -81,6 +81,20 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
+_EXACT = {
+    pa.float32(): frozenset({pa.bool_(), pa.int8(), pa.int16(), pa.uint8(), pa.uint16(), pa.float16()}),
+    pa.float64(): frozenset({
+        *(pa.bool_(), pa.int8(), pa.int16(), pa.int32(), pa.uint8(), pa.uint16(), pa.uint32()),
+        *(pa.float16(), pa.float32()),
+    }),
+}  # fmt: skip
+
+
+def is_exact(found: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether `wanted` is a type of float that holds every number, or truth value, of another type as it is."""
+    return found in _EXACT.get(wanted, ())
+
+
 def cast_rows(
     column: pa.Array, wanted: pa.DataType, cast_text: TextCast | None = None
 ) -> tuple[pa.Array, np.ndarray[Any, Any] | None]:

@@ -18,9 +18,10 @@ from tidemill.domain.showing import redacted
 from tidemill.engine import models, planfile
 from tidemill.engine.batching import BadRow, Batch
 from tidemill.engine.chunkout import ChunkOutput, Meter, Scored, Stopwatch, rejected_rows, rejection_of
+from tidemill.engine.features import Features
 from tidemill.engine.modelkey import Stamp, load_options, model_key, stamp
 from tidemill.engine.planner import unpack_schema
-from tidemill.engine.predicting import Errors, Predictor, features_of
+from tidemill.engine.predicting import Errors, Predictor
 from tidemill.ports.executor import ChunkRun
 from tidemill.ports.flavor import Model
 from tidemill.ports.source import ENCODED, Source
@@ -99,12 +100,15 @@ class ChunkScorer:
             unpack_schema(self.plan.schemas[name]) for name in ("read", "predictions", "rejected")
         )
         self.predicted_schema = pa.schema(list(self.predictions_schema)[len(self.plan.kept) :])
-        self.inputs = tuple((field.name, field.type) for field in self.plan.model.inputs)
         self.reader = planfile.PlanReader(self.staging)
         source = self.source()
         if source.encodes:
             self._read_encoded()
-        self.cast_text = source.cast_text if source.casts_text else None
+        inputs = tuple((field.name, field.type) for field in self.plan.model.inputs)
+        cast_text = source.cast_text if source.casts_text else None
+        self.features = Features(
+            self.read_schema, inputs, cast_text, encoded=self.model.encoded, widens=self.model.widens
+        )
 
     def _read_encoded(self) -> None:
         """Have columns of text encoded that the model wants so, unless they are written out again."""
@@ -137,7 +141,7 @@ class ChunkScorer:
         """A batch through casting and the model. `before` is called right before the model is."""
         watch = Stopwatch()
         data, numbers, poisoned = _without_poison(batch, run)
-        features, fits, unfit = features_of(data, numbers, self.inputs, self.cast_text, self.model.encoded)
+        features, fits, unfit = self.features.of(data, numbers)
         kept = data.select(self.plan.kept)
         if fits is not None:
             mask = pa.array(fits)

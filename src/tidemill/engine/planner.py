@@ -32,6 +32,7 @@ from tidemill.ports.source import Source
 Progress = Callable[[dict[str, Any]], None]
 
 BYTES_PER_BATCH = 16 << 20
+"""With fewer rows than the model would take, a batch has a power of two of them: columns' buffers grow by doubling."""
 MAX_SINGLE_FILE_ROWS = 200_000_000
 REJECTED_FIELDS = (
     pa.field("_file", pa.string()),
@@ -268,7 +269,8 @@ class _Planner:
         if asked != "auto":
             return asked
         row_bytes = max(1, schema.decoded_bytes // max(rows, 1))
-        return max(1, min(self.info.batch_rows, BYTES_PER_BATCH // row_bytes))
+        fitting = max(1, BYTES_PER_BATCH // row_bytes)
+        return min(self.info.batch_rows, 1 << (fitting.bit_length() - 1))
 
     def _output(self, columns: Columns, source: Source) -> dict[str, Any]:
         name, options = self.brief.output_format, dict(self.brief.output_options)

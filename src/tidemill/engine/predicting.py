@@ -7,7 +7,7 @@ memory is not the rows' fault yet: it ends the scorer, and quarantine tries smal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,8 +15,6 @@ import numpy as np
 import pyarrow as pa
 
 from tidemill.domain.errors import TidemillError
-from tidemill.engine.batching import BadRow
-from tidemill.engine.casting import TextCast, cast_rows, type_of
 from tidemill.ports.flavor import Model
 
 MESSAGE_CHARACTERS = 500
@@ -174,39 +172,3 @@ def described(exc: Exception) -> tuple[str, str]:
     """Error class and message, of bounded length."""
     text = str(exc).strip() or "no message"
     return type(exc).__name__, text[:MESSAGE_CHARACTERS]
-
-
-def features_of(
-    data: pa.RecordBatch,
-    numbers: np.ndarray[Any, Any],
-    inputs: tuple[tuple[str, str], ...],
-    cast_text: TextCast | None = None,
-    encoded: Collection[str] = (),
-) -> tuple[pa.RecordBatch, np.ndarray[Any, Any] | None, list[BadRow]]:
-    """The model's columns of a batch, cast; which rows fit (mask, None = all), and those that do not. Columns in
-    `encoded` keep their dictionaries."""
-    columns, bad = [], []
-    bad_mask: np.ndarray[Any, Any] | None = None
-    for name, kind in inputs:
-        column = data.column(name)
-        if kind == "any" or (name in encoded and _encodes(column.type, type_of(kind))):
-            columns.append(column)
-            continue
-        cast, mask = cast_rows(column, type_of(kind), cast_text)
-        columns.append(cast)
-        if mask is not None:
-            fresh = mask if bad_mask is None else mask & ~bad_mask
-            bad += [_unfit(numbers, row, name, column[row].as_py(), kind) for row in np.flatnonzero(fresh).tolist()]
-            bad_mask = mask if bad_mask is None else bad_mask | mask
-    names = [name for name, _ in inputs]
-    features = pa.RecordBatch.from_arrays(columns, names=names) if names else data.select([])
-    return features, None if bad_mask is None else ~bad_mask, bad
-
-
-def _encodes(found: pa.DataType, wanted: pa.DataType) -> bool:
-    return bool(pa.types.is_dictionary(found) and found.value_type == wanted)
-
-
-def _unfit(numbers: np.ndarray[Any, Any], row: int, name: str, value: object, kind: str) -> BadRow:
-    message = f"column {name!r}: {str(value)[:100]!r} is not {kind}"
-    return BadRow(row=int(numbers[row]), stage="convert", error="ConversionError", message=message)

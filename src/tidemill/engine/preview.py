@@ -17,8 +17,9 @@ from tidemill.domain.errors import InputUnreadable, NotFound
 from tidemill.domain.plan import Block, Chunk, InputFile, PlanSummary, Segment
 from tidemill.engine import models
 from tidemill.engine.batching import BadRow, batches_of_file, by_reason, read_batches
+from tidemill.engine.features import Features
 from tidemill.engine.planner import check_writable
-from tidemill.engine.predicting import Predictor, features_of
+from tidemill.engine.predicting import Predictor
 from tidemill.engine.schema import Columns, InputSchema
 from tidemill.ports.flavor import Model
 from tidemill.ports.source import FileFacts, Source
@@ -117,7 +118,7 @@ class _Sample:
         batch = next(read_batches(self.source, self.chunk, plan, self.columns.read))
         inputs = tuple((field.name, field.type) for field in self.columns.inputs)
         predicted_schema = pa.schema(list(self.columns.predictions)[len(plan.kept) :])
-        features, fits, unfit = features_of(batch.data, batch.numbers, inputs, cast_text)
+        features, fits, unfit = Features(self.columns.read, inputs, cast_text).of(batch.data, batch.numbers)
         kept = batch.data.select(plan.kept)
         if fits is not None:
             features, kept = features.filter(pa.array(fits)), kept.filter(pa.array(fits))

@@ -16,7 +16,7 @@ from tidemill.domain.plan import Block, Chunk, InputFile, PlanSummary, Segment
 from tidemill.domain.signature import ModelInfo
 from tidemill.engine import models
 from tidemill.engine.batching import BadRow, by_reason, keys_of, read_batches
-from tidemill.engine.predicting import features_of
+from tidemill.engine.features import Features
 from tidemill.engine.schema import Columns, InputSchema
 from tidemill.ports.source import FileFacts, Source
 
@@ -101,9 +101,10 @@ class _Drawn:
         )
         inputs = tuple((field.name, field.type) for field in self.columns.inputs)
         cast_text = self.source.cast_text if self.source.casts_text else None
+        taken = Features(self.columns.read, inputs, cast_text)
         pieces, numbers, bad = [], [], []
         for batch in read_batches(self.source, self.chunk, plan, self.columns.read):
-            features, fits, unfit = features_of(batch.data, batch.numbers, inputs, cast_text)
+            features, fits, unfit = taken.of(batch.data, batch.numbers)
             pieces.append(features if fits is None else features.filter(pa.array(fits)))
             numbers += (batch.numbers if fits is None else batch.numbers[fits]).tolist()
             bad += [*batch.bad, *unfit]

@@ -461,6 +461,11 @@ class Zygote:
             child.at_close(self._forget)
             return child
 
+    def preload(self, modules: Iterable[str]) -> None:
+        """Have modules imported for children to come. Returns at once; raises ChildDied if zygotes keep dying."""
+        with self._lock:
+            self._preload(self._living(), modules)
+
     def _forget(self, child: Child) -> None:
         with self._counting:
             self._children.discard(child)
@@ -509,6 +514,10 @@ class Zygote:
         with self._lock:
             self._closed = True
             if self._origin is not None:
+                self._origin.hear()
+                if self._origin.importing and not self._children:
+                    # What it imports nobody waits for.
+                    self._origin.kill()
                 self._origin.end()
                 self._origin = None
 

@@ -124,6 +124,9 @@ class LocalSession(Executor):
                 zygote.thrive()
                 return answer
 
+    def preload(self, modules: tuple[str, ...]) -> None:
+        self._nursery.zygote().preload(modules)
+
     def lease(self, spec: ScorerSpec, scorers: int, *, stall_seconds: float) -> LocalScorerSet:
         leased = LocalScorerSet(
             self._nursery.zygote(spec.python),

@@ -68,6 +68,8 @@ class CatBoostFlavor(Flavor):
 class CatBoostModel(Model):
     """A model; thread-safe, each call runs in its own thread alone."""
 
+    widens = True
+
     def __init__(self, content: bytes, path: str, options: PredictOptions) -> None:
         """Raises ModelUnusable, SchemaMismatch, InvalidSpec, MissingExtra."""
         options.refuse_extra("catboost")
@@ -200,7 +202,7 @@ class CatBoostModel(Model):
     def _pool(self, batch: pa.RecordBatch) -> Any:
         settings = {"feature_names": list(self._own_names), "thread_count": 1}
         if not self._categorical and not self._texts:
-            return self._library.Pool(to_matrix(batch.columns, self._names), **settings)
+            return self._library.Pool(to_matrix(batch), **settings)
         import pandas
 
         frame = pandas.DataFrame(

@@ -18,7 +18,7 @@ from tidemill.flavors.decision import ClassRule, Rule, ValueRule, positive_proba
 from tidemill.flavors.inputs import column_names
 from tidemill.flavors.lightgbm_library import Booster, version
 from tidemill.flavors.lightgbm_trees import TreeBooster
-from tidemill.flavors.matrix import Array, floats, to_arrow, to_matrix
+from tidemill.flavors.matrix import Array, Vectors, to_arrow, to_matrix
 from tidemill.flavors.options import PredictOptions
 from tidemill.kernels.library import NotCompilable
 from tidemill.kernels.library import version as kernels_version
@@ -64,6 +64,8 @@ class LightGBMFlavor(Flavor):
 
 class LightGBMModel(Model):
     """A booster; thread-safe, each call runs in its own thread alone."""
+
+    widens = True
 
     def __init__(self, text: bytes, path: str, options: PredictOptions, *, labels: Sequence[Any] | None = None) -> None:
         """`labels` are the names of the classes where the container of the booster knows them."""
@@ -117,12 +119,12 @@ class LightGBMModel(Model):
         return Field(name=self._names[position], type=kind)
 
     def predict(self, batch: pa.RecordBatch) -> Predicted:
-        columns = self._columns(batch)
+        rows = self._coded(batch)
         if self._booster is not None:
-            vectors = [floats(column, name) for column, name in zip(columns, self._names, strict=True)]
-            return Predicted(columns=self._written(self._booster.predict(vectors), batch.num_rows), by_kernel=True)
+            scores = self._booster.predict(Vectors(rows, None))
+            return Predicted(columns=self._written(scores, batch.num_rows), by_kernel=True)
         assert self._library is not None
-        matrix = to_matrix(columns, self._names, order="C" if len(columns) > MANY_COLUMNS else "F")
+        matrix = to_matrix(rows, order="C" if rows.num_columns > MANY_COLUMNS else "F", dtype=None)
         scores = self._library.predict(matrix)
         return Predicted(columns=self._written(scores, batch.num_rows))
 
@@ -132,13 +134,16 @@ class LightGBMModel(Model):
         probabilities = positive_probabilities(scores) if scores.ndim == 1 else scores
         return self._rule.columns(self._rule.decide(probabilities), probabilities)
 
-    def _columns(self, batch: pa.RecordBatch) -> list[pa.Array]:
-        columns = list(batch.columns)
-        if len(columns) != len(self._names):
-            raise ValueError(f"the model takes {len(self._names)} columns but got {len(columns)}")
+    def _coded(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The batch with categories as their codes."""
+        if batch.num_columns != len(self._names):
+            raise ValueError(f"the model takes {len(self._names)} columns but got {batch.num_columns}")
+        if not self._categories:
+            return batch
+        columns = batch.columns
         for position, categories in self._categories.items():
             columns[position] = to_arrow(categories.codes(columns[position]))
-        return columns
+        return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
     def close(self) -> None:
         if self._library is not None:

@@ -24,7 +24,8 @@ from tidemill.registry import missing_extra
 
 LOG = logging.getLogger(__name__)
 
-_DOUBLES = 1
+_FLOATS = {"f4": 0, "f8": 1}
+"""What the library calls types of numbers."""
 _NORMAL_PREDICTION = 0
 _ONE_THREAD = b"num_threads=1"
 _ALL_ITERATIONS = -1
@@ -82,7 +83,7 @@ class Booster:
         """Numbers that one row's prediction has."""
 
     def predict(self, matrix: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Predictions of a float64 matrix in C or Fortran order: (rows,), or (rows, width) if width > 1.
+        """Predictions of a float64 or float32 matrix in C or Fortran order: (rows,), or (rows, width) if width > 1.
 
         Runs in the calling thread alone. Raises ValueError with the library's words.
         """
@@ -98,7 +99,7 @@ class Booster:
                 "LGBM_BoosterPredictForMat",
                 self._handle,
                 ctypes.c_void_p(matrix.ctypes.data),
-                ctypes.c_int(_DOUBLES),
+                ctypes.c_int(_FLOATS[matrix.dtype.str[1:]]),
                 ctypes.c_int32(rows),
                 ctypes.c_int32(columns),
                 ctypes.c_int(bool(matrix.flags.c_contiguous)),

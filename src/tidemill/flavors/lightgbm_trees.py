@@ -47,7 +47,7 @@ class TreeBooster:
         self._kernel = kernel_of(forest(tree_texts(text), len(said.features), self._groups), dtype="f8")
 
     def predict(self, columns: Sequence[Array]) -> Array:
-        """Predictions of contiguous float64 vectors, NaN for null: (rows,), or (rows, groups) if groups > 1."""
+        """Predictions of vectors of floats, NaN for null: (rows,), or (rows, groups) if groups > 1."""
         sums = self._kernel.scores(columns, np.zeros(self._groups))
         if self._averaged and self._rounds:
             sums /= self._rounds

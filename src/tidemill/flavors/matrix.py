@@ -6,8 +6,9 @@ second; so buffers are wrapped by hand here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +18,6 @@ from tidemill.domain.errors import SchemaMismatch
 from tidemill.kernels.linear import Validity
 
 Array = np.ndarray[Any, Any]
-
-TILE_ROWS = 2048
-"""Rows of a C-ordered matrix that are filled at a time: the tile stays in the cache."""
 
 _ARROW_TYPES: dict[str, pa.DataType] = {
     "f2": pa.float16(),
@@ -35,51 +33,102 @@ _ARROW_TYPES: dict[str, pa.DataType] = {
     "u8": pa.uint64(),
 }
 _NUMPY_TYPES = {arrow: numpy for numpy, arrow in _ARROW_TYPES.items()}
+_NARROW = frozenset(_ARROW_TYPES[name].id for name in ("f4", "i1", "i2", "u1", "u2"))
+_LAID_OUT = {"f4": _NARROW, "f8": _NARROW | {_ARROW_TYPES[name].id for name in ("f8", "i4", "i8", "u4", "u8")}}
+"""Of which types Arrow lays out columns, for each type of float."""
 
 
-def to_matrix(columns: Sequence[pa.Array], names: Sequence[str], *, order: str = "F", dtype: str = "f8") -> Array:
+def to_matrix(rows: pa.RecordBatch, *, order: Literal["C", "F"] = "F", dtype: str | None = "f8") -> Array:
     """Columns of numbers as a writable matrix (rows x columns, float64 or float32), null as NaN.
 
-    "F" order lays columns out one after the other, "C" rows. Numbers that float cannot hold become the
-    nearest one, as in pandas. Raises SchemaMismatch naming a column that holds no numbers.
+    "F" order lays columns out one after the other, "C" rows. Without a `dtype` it is float32 if that holds every
+    number of these types exactly, else float64. Numbers that float cannot hold become the nearest one, as in pandas.
+    Raises SchemaMismatch naming a column that holds no numbers.
     """
-    rows = len(columns[0]) if columns else 0
-    vectors = [floats(column, name, dtype) for column, name in zip(columns, names, strict=True)]
-    matrix = _allocate(rows, len(columns), dtype, order)
-    if order == "F":
-        for position, vector in enumerate(vectors):
-            matrix[:, position] = vector
-        return matrix
-    for start in range(0, rows, TILE_ROWS):
-        for position, vector in enumerate(vectors):
-            matrix[start : start + TILE_ROWS, position] = vector[start : start + TILE_ROWS]
+    if not rows.num_columns:
+        return np.empty((rows.num_rows, 0), dtype or "f8", order)
+    laid: Array = _laid_out(rows, dtype or "f8").to_tensor(null_to_nan=True, row_major=order == "C").to_numpy()
+    if dtype is None or laid.dtype == dtype:
+        return laid
+    matrix = _allocate(laid.shape, dtype, order)
+    # All that is not of this type is exact in it.
+    matrix[...] = laid
     return matrix
 
 
-def _allocate(rows: int, columns: int, dtype: str, order: str) -> Array:
+def _laid_out(rows: pa.RecordBatch, dtype: str) -> pa.RecordBatch:
+    """The rows with such columns only as Arrow lays out by itself, all at once, without changing a number on the way to
+    this type of float."""
+    odd = [place for place, kind in enumerate(rows.schema.types) if kind.id not in _LAID_OUT[dtype]]
+    if not odd:
+        return rows
+    names, columns = rows.schema.names, rows.columns
+    for place in odd:
+        columns[place] = to_arrow(floats(columns[place], names[place], dtype))
+    return pa.RecordBatch.from_arrays(columns, names=names)
+
+
+def _allocate(shape: tuple[int, ...], dtype: str, order: Literal["C", "F"]) -> Array:
     """Memory of Arrow's pool: it is reused from batch to batch, where numpy's faults in fresh pages."""
-    size = rows * columns * np.dtype(dtype).itemsize
-    if not size:
-        return np.empty((rows, columns), dtype, order="F" if order == "F" else "C")
-    return np.ndarray((rows, columns), dtype, buffer=pa.allocate_buffer(size), order="F" if order == "F" else "C")
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    return np.ndarray(shape, dtype, buffer=pa.allocate_buffer(size), order=order) if size else np.empty(shape, dtype)
+
+
+class Vectors(Sequence[Array]):
+    """Columns of numbers as vectors of floats, null as NaN, each made when it is asked for: of two thousand columns a
+    model may test some hundred."""
+
+    def __init__(self, rows: pa.RecordBatch, dtype: str | None = "f8") -> None:
+        """Without a `dtype`, columns that are float32 stay so, and others become float64."""
+        self._rows, self._dtype = rows, dtype
+
+    def __len__(self) -> int:
+        return int(self._rows.num_columns)
+
+    def __getitem__(self, place: Any) -> Any:
+        """The vector of a column, contiguous, perhaps a view of its memory. Raises SchemaMismatch."""
+        column = self._rows.column(place)
+        dtype = self._dtype or ("f4" if pa.types.is_float32(column.type) else "f8")
+        return floats(column, self._rows.schema.field(place).name, dtype)
 
 
 def floats(column: pa.Array, name: str, dtype: str = "f8") -> Array:
     """One column of numbers or booleans as floats, null as NaN; perhaps a view of the column's memory."""
-    wanted = _ARROW_TYPES[dtype]
     column = plain(column)
-    if pa.types.is_null(column.type):
+    kind = column.type
+    if pa.types.is_null(kind):
         return np.full(len(column), np.nan, dtype)
-    if column.type != wanted:
-        if not _is_number(column.type):
-            raise SchemaMismatch(
-                f"Column {name!r} holds {column.type} but the model wants numbers.",
-                remedy="Convert the column, or score with the model's whole pipeline.",
-            )
-        column = pc.cast(column, wanted, safe=False)
+    if not _is_number(kind):
+        raise SchemaMismatch(
+            f"Column {name!r} holds {kind} but the model wants numbers.",
+            remedy="Convert the column, or score with the model's whole pipeline.",
+        )
+    if pa.types.is_decimal(kind):
+        column = pc.cast(column, _ARROW_TYPES[dtype], safe=False)
+    found = _bits(column.buffers()[1], column) if pa.types.is_boolean(kind) else values(column)
+    if found.dtype != dtype or column.null_count:
+        found = _converted(found, dtype)
     if column.null_count:
-        column = pc.fill_null(column, _NAN[dtype])
-    return values(column)
+        found[~_bits(column.buffers()[0], column)] = np.nan
+    return found
+
+
+def _converted(numbers: Array, dtype: str) -> Array:
+    """A copy, as floats of this type."""
+    if numbers.dtype.kind != "f" or numbers.dtype.itemsize <= np.dtype(dtype).itemsize:
+        return numbers.astype(dtype)
+    # Only narrower floats lack room, and to quiet numpy takes as long as to convert a thousand.
+    with np.errstate(over="ignore"):
+        return numbers.astype(dtype)
+
+
+def _bits(packed: pa.Buffer | None, column: pa.Array) -> Array:
+    """What a buffer of bits, of values or of validity, says of each row of a column, as booleans."""
+    if packed is None:
+        return np.empty(0, bool)
+    first, skipped = divmod(column.offset, 8)
+    bits = np.frombuffer(packed, np.uint8, offset=first)
+    return np.unpackbits(bits, count=skipped + len(column), bitorder="little")[skipped:].view(bool)
 
 
 def type_name(dtype: Any) -> str:
@@ -139,6 +188,3 @@ def strings(texts: Sequence[str]) -> pa.Array:
     return pa.Array.from_buffers(
         pa.string(), len(encoded), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
     )
-
-
-_NAN = {dtype: to_arrow(np.array([np.nan], dtype))[0] for dtype in ("f4", "f8")}

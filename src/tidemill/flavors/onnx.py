@@ -139,15 +139,15 @@ class _Input:
         half = found.type == "tensor(float16)"
         return _Input(name=found.name, type=kind, width=width, flat=len(shape) == 1, half=half)
 
-    def tensor(self, columns: Sequence[pa.Array], names: Sequence[str]) -> Array:
+    def tensor(self, rows: pa.RecordBatch) -> Array:
         """The columns as the tensor that the graph wants; nulls are NaN."""
         if self.type in _FLOATS:
-            matrix = to_matrix(columns, names, order="C", dtype=_FLOATS[self.type])
+            matrix = to_matrix(rows, order="C", dtype=_FLOATS[self.type])
             matrix = matrix.astype(np.float16) if self.half else matrix
-        elif len(columns) == 1:
-            matrix = _vector(columns[0]).reshape(-1, 1)
+        elif rows.num_columns == 1:
+            matrix = _vector(rows.column(0)).reshape(-1, 1)
         else:
-            matrix = np.column_stack([_vector(column) for column in columns])
+            matrix = np.column_stack([_vector(column) for column in rows.columns])
         return matrix[:, 0] if self.flat else matrix
 
 
@@ -162,6 +162,8 @@ def _vector(column: pa.Array) -> Array:
 
 class OnnxModel(Model):
     """A session; thread-safe, each run stays in its own thread."""
+
+    widens = True
 
     def __init__(
         self, session: Any, path: str, options: PredictOptions, skeleton: onnx_file.Skeleton, version: str
@@ -191,7 +193,8 @@ class OnnxModel(Model):
     def _sample(self, path: str, labels: Sequence[Any]) -> dict[str, Any]:
         """The outputs for one made-up row, or as the graph describes them if it refuses such a row."""
         try:
-            return self._run([_made_up(field.type) for field in self._fields])
+            row = [_made_up(field.type) for field in self._fields]
+            return self._run(pa.RecordBatch.from_arrays(row, names=[field.name for field in self._fields]))
         except Exception as exc:
             described = described_row(self._session.get_outputs(), labels)
             if described is None:
@@ -222,18 +225,18 @@ class OnnxModel(Model):
         fits = isinstance(found, list) and len(found) == count and all(isinstance(name, str) and name for name in found)
         return found if fits else []
 
-    def _run(self, columns: Sequence[pa.Array]) -> dict[str, Any]:
+    def _run(self, rows: pa.RecordBatch) -> dict[str, Any]:
         feed, start = {}, 0
         for each in self._inputs:
             stop = start + each.width
-            feed[each.name] = each.tensor(columns[start:stop], [field.name for field in self._fields[start:stop]])
+            feed[each.name] = each.tensor(rows.select(range(start, stop)))
             start = stop
         outputs = [output.name for output in self._session.get_outputs()]
         return dict(zip(outputs, self._session.run(outputs, feed), strict=True))
 
     def predict(self, batch: pa.RecordBatch) -> Predicted:
         def columns(good: pa.RecordBatch) -> pa.RecordBatch:
-            return self._outputs.columns(self._run(good.columns), good.num_rows)
+            return self._outputs.columns(self._run(good), good.num_rows)
 
         return predicted_without(batch, missing(self._fields, batch), self._outputs.rule, columns)
 

@@ -1,7 +1,7 @@
 """Imports scikit-learn ahead of time, for a zygote; a missing library is reported when a model is loaded.
 
-Only what all its models need: the rest is named by the model (`sklearn_named`). scikit-learn imports pandas because it
-is there and does without it; only models that take frames need it.
+Only what all its models need: the rest is named by the model (`sklearn_named`). scikit-learn imports pandas and rich
+because they are there: it does without them where it predicts, and only models that take frames need pandas.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from contextlib import suppress
 from importlib import import_module
 
+from tidemill.flavors.deferred import defer
 from tidemill.flavors.scipy_docs import leave_docstrings
-from tidemill.flavors.scipy_stats import defer_stats
 from tidemill.registry import hiding
 
 leave_docstrings()
-defer_stats()
-with hiding("pandas"):
+defer()
+with hiding("pandas", "rich"):
     for _name in ("joblib", "sklearn.pipeline"):
         with suppress(ModuleNotFoundError):
             import_module(_name)

@@ -86,6 +86,7 @@ class ScikitModel(Model):
         self._finite = self._front is None and self._feed.form in ("frame", "matrix") and _wants_finite(self._final)
         if options.accelerate and is_linear(self._final):
             self._fold(estimator)
+        self.widens = self._feed.form == "matrix" and self._folded is None
         self.info = self._describe(notes)
 
     def _fold(self, estimator: Any) -> None:
@@ -229,7 +230,7 @@ class ScikitModel(Model):
 
     def _fed(self, batch: pa.RecordBatch) -> Any:
         if self._feed.form == "matrix":
-            return to_matrix(batch.columns, self._feed.names, order="C")
+            return to_matrix(batch, order="C")
         if self._feed.form == "text":
             return batch.column(0).to_pylist()
         frame = pa.RecordBatch.from_arrays(batch.columns, names=list(self._feed.names)).to_pandas(use_threads=False)
@@ -261,7 +262,7 @@ def _null_texts(batch: pa.RecordBatch) -> dict[int, str]:
 def _not_finite(batch: pa.RecordBatch) -> dict[int, str]:
     """Rows with a missing or infinite number, named by the first such column."""
     names = batch.schema.names
-    bad = ~np.isfinite(to_matrix(batch.columns, names))
+    bad = ~np.isfinite(to_matrix(batch, dtype=None))
     rows = np.flatnonzero(bad.any(axis=1))
     return {int(row): f"column {names[int(bad[row].argmax())]!r} is missing or infinite" for row in rows}
 

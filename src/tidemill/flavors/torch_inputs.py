@@ -140,7 +140,7 @@ class Feed:
         shape = argument.row_shape or (-1,)
         if -1 not in shape and prod(shape) != batch.num_columns:
             raise self._misfit(batch.schema.names[0], batch.column(0), argument)
-        matrix = _matrix(batch.columns, batch.schema.names, DTYPES[argument.dtype])
+        matrix = _matrix(batch, DTYPES[argument.dtype])
         return [matrix if shape == (-1,) else matrix.reshape(batch.num_rows, *shape)]
 
     def _separate_array(self, argument: Argument, name: str, column: pa.Array) -> Array:
@@ -214,10 +214,11 @@ def _bad_lists(column: pa.Array, argument: Argument) -> dict[int, str]:
     return bad
 
 
-def _matrix(columns: Sequence[pa.Array], names: Sequence[str], dtype: str) -> Array:
+def _matrix(rows: pa.RecordBatch, dtype: str) -> Array:
     if dtype in _FLOATS:
-        return to_matrix(columns, names, order="C", dtype=dtype)
-    return np.column_stack([_vector(column, name, dtype) for column, name in zip(columns, names, strict=True)])
+        return to_matrix(rows, order="C", dtype=dtype)
+    columns = zip(rows.columns, rows.schema.names, strict=True)
+    return np.column_stack([_vector(column, name, dtype) for column, name in columns])
 
 
 def _vector(column: pa.Array, name: str, dtype: str) -> Array:

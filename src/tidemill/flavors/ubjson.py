@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import struct
+from struct import Struct
 from typing import Any
 
 import numpy as np
 
-_NUMBERS = {b"i": "b", b"U": "B", b"I": "h", b"u": "H", b"l": "i", b"m": "I", b"L": "q", b"d": "f", b"D": "d"}
-_CONSTANTS = {b"Z": None, b"N": None, b"T": True, b"F": False}
+_KINDS = {"i": "b", "U": "B", "I": "h", "u": "H", "l": "i", "m": "I", "L": "q", "d": "f", "D": "d"}
+_NUMBERS = {ord(marker): Struct(f">{kind}") for marker, kind in _KINDS.items()}
+_CONSTANTS = {ord("Z"): None, ord("N"): None, ord("T"): True, ord("F"): False}
+_TEXT, _LETTER, _ARRAY, _ARRAY_END, _OBJECT, _OBJECT_END, _TYPE, _COUNT = b"SC[]{}$#"
 _DEEPEST = 200
 
 
@@ -21,65 +23,85 @@ def loads(content: bytes) -> Any:
 
 
 class _Reader:
-    def __init__(self, content: bytes) -> None:
-        self._content, self._position = memoryview(content), 0
+    """Models have tens of thousands of small values, so steps are few for each."""
 
-    def value(self, depth: int, marker: bytes | None = None) -> Any:
-        if depth > _DEEPEST:
-            raise ValueError(f"it is nested too deeply at byte {self._position}")
-        marker = marker or self._take(1)
-        if kind := _NUMBERS.get(marker):
-            return struct.unpack(f">{kind}", self._take(struct.calcsize(kind)))[0]
+    def __init__(self, content: bytes) -> None:
+        self._content, self._position = content, 0
+
+    def value(self, depth: int) -> Any:
+        marker = self._next()
+        if marker in _NUMBERS:
+            return self._number(_NUMBERS[marker])
         if marker in _CONSTANTS:
             return _CONSTANTS[marker]
-        if marker in (b"S", b"C"):
-            return self._text(1 if marker == b"C" else None)
-        if marker == b"[":
+        if depth >= _DEEPEST:
+            raise ValueError(f"it is nested too deeply at byte {self._position}")
+        if marker == _TEXT:
+            return self._text(self._length())
+        if marker == _LETTER:
+            return self._text(1)
+        if marker == _ARRAY:
             return self._array(depth + 1)
-        if marker == b"{":
+        if marker == _OBJECT:
             return self._object(depth + 1)
         raise ValueError(f"byte {self._position - 1} begins no value")
 
-    def _take(self, size: int) -> bytes:
-        found = self._content[self._position : self._position + size]
-        if size < 0 or len(found) < size:
-            raise ValueError(f"it is cut off, or damaged, at byte {self._position}")
+    def _cut_off(self) -> ValueError:
+        return ValueError(f"it is cut off, or damaged, at byte {self._position}")
+
+    def _next(self) -> int:
+        if self._position >= len(self._content):
+            raise self._cut_off()
+        self._position += 1
+        return self._content[self._position - 1]
+
+    def _skip(self, size: int) -> int:
+        """Go on by so many bytes, which must be there; where they begin."""
+        begin = self._position
+        if size > len(self._content) - begin:
+            raise self._cut_off()
         self._position += size
-        return bytes(found)
+        return begin
 
-    def _next_is(self, marker: bytes) -> bool:
-        found = self._content[self._position : self._position + 1] == marker
-        self._position += found
-        return bool(found)
+    def _next_is(self, marker: int) -> bool:
+        if self._content[self._position : self._position + 1] != bytes((marker,)):
+            return False
+        self._position += 1
+        return True
 
-    def _text(self, length: int | None = None) -> str:
-        return self._take(self._length() if length is None else length).decode()
+    def _number(self, kind: Struct) -> Any:
+        return kind.unpack_from(self._content, self._skip(kind.size))[0]
 
     def _length(self) -> int:
-        found = self.value(_DEEPEST)
+        kind = _NUMBERS.get(self._next())
+        found = None if kind is None else self._number(kind)
         if not isinstance(found, int) or found < 0:
             raise ValueError(f"byte {self._position} should end a length")
         return found
 
+    def _text(self, length: int) -> str:
+        begin = self._skip(length)
+        return self._content[begin : begin + length].decode()
+
     def _array(self, depth: int) -> Any:
-        kind = self._take(1) if self._next_is(b"$") else None
-        count = self._length() if self._next_is(b"#") else None
+        kind = self._next() if self._next_is(_TYPE) else None
+        count = self._length() if self._next_is(_COUNT) else None
         if kind in _NUMBERS and count is not None:
-            dtype = np.dtype(f">{_NUMBERS[kind]}")
-            packed = np.frombuffer(self._take(count * dtype.itemsize), dtype)
+            dtype = np.dtype(_NUMBERS[kind].format)
+            packed = np.frombuffer(self._content, dtype, count, self._skip(count * dtype.itemsize))
             return packed.astype(dtype.newbyteorder("="))
         if kind is not None:
             raise ValueError(f"byte {self._position} follows an array of a type that is no number")
         found: list[Any] = []
         while len(found) != count:
-            if count is None and self._next_is(b"]"):
+            if count is None and self._next_is(_ARRAY_END):
                 break
             found.append(self.value(depth))
         return found
 
     def _object(self, depth: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        while not self._next_is(b"}"):
-            key = self._text()
+        while not self._next_is(_OBJECT_END):
+            key = self._text(self._length())
             found[key] = self.value(depth)
         return found

@@ -23,7 +23,7 @@ from tidemill.flavors.bad_rows import is_null, predicted_without
 from tidemill.flavors.categories import Categories
 from tidemill.flavors.decision import AnyRule, ClassRule, LabelsRule, ValueRule, positive_probabilities
 from tidemill.flavors.inputs import column_names
-from tidemill.flavors.matrix import Array, floats, to_arrow, to_matrix
+from tidemill.flavors.matrix import Array, Vectors, to_arrow, to_matrix
 from tidemill.flavors.options import PredictOptions
 from tidemill.flavors.xgboost_library import Booster, distribution
 from tidemill.flavors.xgboost_trees import TreeBooster
@@ -70,6 +70,8 @@ class XGBoostFlavor(Flavor):
 class XGBoostModel(Model):
     """A booster; each call runs in its own thread alone."""
 
+    widens = True
+
     def __init__(self, content: bytes, path: str, options: PredictOptions, *, missing: float = math.nan) -> None:
         """`missing` is the number that stands for a missing one, where the container of the booster knows it.
 
@@ -78,7 +80,8 @@ class XGBoostModel(Model):
         extra = dict(options.extra)
         self._missing = _number(extra.pop("missing", missing))
         replace(options, extra=extra).refuse_extra("xgboost")
-        self._said = said = xgboost_file.read(content, path)
+        said, learner = xgboost_file.read(content, path)
+        self._said = said
         called = column_names(said.names, options.features, said.features)
         self._names, self._positional = called.names, called.positional
         self._categories = {
@@ -87,15 +90,15 @@ class XGBoostModel(Model):
         }
         self._rule = _rule(said, options)
         self._linear = said.booster == "gblinear"
-        self._compiled = self._compile(content) if options.accelerate else None
+        self._compiled = self._compile(learner) if options.accelerate else None
         self._library = Booster(content, path)
         self.info = self._describe()
 
-    def _compile(self, content: bytes) -> TreeBooster | None:
+    def _compile(self, learner: Mapping[str, Any]) -> TreeBooster | None:
         try:
             if not math.isnan(self._missing):
                 raise NotCompilable(f"{self._missing:g} stands for a missing number")
-            booster = TreeBooster(content, self._said)
+            booster = TreeBooster(learner, self._said)
         except NotCompilable as exc:
             self.not_accelerated = str(exc)
             return None
@@ -144,24 +147,31 @@ class XGBoostModel(Model):
         return tuple(notes)
 
     def predict(self, batch: pa.RecordBatch) -> Predicted:
-        columns, bad = list(batch.columns), dict[int, str]()
-        if len(columns) != len(self._names):
-            raise ValueError(f"the model takes {len(self._names)} columns but got {len(columns)}")
+        if batch.num_columns != len(self._names):
+            raise ValueError(f"the model takes {len(self._names)} columns but got {batch.num_columns}")
+        coded, bad = self._coded(batch)
+        if self._linear:
+            bad = {**self._infinite(coded), **bad}
+        predicted = predicted_without(coded, bad, self._rule, self._predicted)
+        return replace(predicted, by_kernel=self._compiled is not None)
+
+    def _coded(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, dict[int, str]]:
+        """The batch with categories as their codes, and rows with an unknown one."""
+        bad: dict[int, str] = {}
+        if not self._categories:
+            return batch, bad
+        columns = batch.columns
         for position, categories in self._categories.items():
             codes = categories.codes(columns[position])
             for row in np.flatnonzero(np.isnan(codes) & ~is_null(columns[position])).tolist():
                 what = f"column {self._names[position]!r}: {str(columns[position][row].as_py())[:100]!r}"
                 bad.setdefault(row, f"{what} is no category that the model was trained with")
             columns[position] = to_arrow(codes)
-        if self._linear:
-            bad = {**self._infinite(columns), **bad}
-        coded = pa.RecordBatch.from_arrays(columns, names=list(self._names))
-        predicted = predicted_without(coded, bad, self._rule, self._predicted)
-        return replace(predicted, by_kernel=self._compiled is not None)
+        return pa.RecordBatch.from_arrays(columns, names=batch.schema.names), bad
 
-    def _infinite(self, columns: Sequence[pa.Array]) -> dict[int, str]:
+    def _infinite(self, rows: pa.RecordBatch) -> dict[int, str]:
         """Rows that the library refuses for linear functions, where trees take them."""
-        found = np.isinf(to_matrix(columns, self._names, dtype="f4"))
+        found = np.isinf(to_matrix(rows, dtype="f4"))
         return {
             int(row): f"column {self._names[int(found[row].argmax())]!r} is infinite, or too large for 32 bits"
             for row in np.flatnonzero(found.any(axis=1))
@@ -170,9 +180,8 @@ class XGBoostModel(Model):
     def _predicted(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         margin = self._said.objective == "multi:softmax"
         if self._compiled is not None:
-            vectors = [floats(column, name) for column, name in zip(batch.columns, self._names, strict=True)]
-            return _columns(self._rule, self._compiled.predict(vectors), margin)
-        matrix = to_matrix(batch.columns, self._names)
+            return _columns(self._rule, self._compiled.predict(Vectors(batch, "f4")), margin)
+        matrix = to_matrix(batch, dtype=None)
         if self._linear:
             values = self._library.predict_linear(matrix, missing=self._missing, margin=margin)
         else:

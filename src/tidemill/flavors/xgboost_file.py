@@ -70,15 +70,17 @@ def looks_like(head: bytes) -> bool:
     return any(pattern.match(head) for pattern in (_JSON, _UBJSON, _OLD_BINARY))
 
 
-def read(content: bytes, path: str) -> ModelFile:
-    """Read the model and check that it is whole. Raises ModelUnusable naming `path` and what is wrong."""
+def read(content: bytes, path: str) -> tuple[ModelFile, Any]:
+    """Read the model and check that it is whole: what it says, and its learner as it stands there. Raises
+    ModelUnusable naming `path` and what is wrong."""
     if _OLD_BINARY.match(content[:512]):
         raise ModelUnusable(
             f"{path} has XGBoost's old binary format, which its releases since 3.1 cannot read.",
             remedy="Load it with the XGBoost that saved it, and save it as model.json or model.ubj.",
         )
     try:
-        return _read(_parsed(content))
+        said = _parsed(content)
+        return _read(said), said["learner"]
     except (_DamageError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as exc:
         what = f"{exc} is missing" if isinstance(exc, KeyError) else str(exc)
         raise ModelUnusable(
@@ -88,11 +90,6 @@ def read(content: bytes, path: str) -> ModelFile:
 
 def _parsed(content: bytes) -> Any:
     return ubjson.loads(content) if _UBJSON.match(content) else json.loads(content)
-
-
-def learner(content: bytes) -> Any:
-    """The learner of a file that `read` found whole, as it stands there."""
-    return _parsed(content)["learner"]
 
 
 def _read(said: Any) -> ModelFile:

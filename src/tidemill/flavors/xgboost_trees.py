@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tidemill.flavors.xgboost_file import ModelFile, learner
+from tidemill.flavors.xgboost_file import ModelFile
 from tidemill.kernels.library import NotCompilable
 from tidemill.kernels.transforms import exponential, logarithm, logistic, softmax
 from tidemill.kernels.tree import Forest, Question, Tree
@@ -34,17 +34,16 @@ _IDENTITY = (
 class TreeBooster:
     """A booster of tables. `predict` may be called from several threads at once."""
 
-    def __init__(self, content: bytes, said: ModelFile) -> None:
-        """`content` is a whole model file and `said` what it says. Raises NotCompilable."""
+    def __init__(self, learner: Mapping[str, Any], said: ModelFile) -> None:
+        """As `xgboost_file.read` gave them. Raises NotCompilable."""
         if said.booster == "gblinear":
             raise NotCompilable("it is a linear function")
         if said.booster == "dart":
             raise NotCompilable("the trees of dart have weights, which the library adds up in another way")
-        model = learner(content)
-        trees = model["gradient_booster"]["model"]
+        trees = learner["gradient_booster"]["model"]
         width = max(said.classes, said.targets, 1)
         self._convert = _converter(said.objective)
-        self._start = _start(model["learner_model_param"]["base_score"], said.objective, width)
+        self._start = _start(learner["learner_model_param"]["base_score"], said.objective, width)
         count = _counted(trees, said)
         groups = np.asarray(trees["tree_info"][:count], np.int32)
         found = [_tree(tree) for tree in trees["trees"][:count]]
@@ -52,10 +51,8 @@ class TreeBooster:
         self._kernel = kernel_of(forest, dtype="f4")
 
     def predict(self, columns: Sequence[Array]) -> Array:
-        """Predictions of contiguous float64 vectors, NaN for missing: (rows, width) as float32."""
-        with np.errstate(over="ignore"):
-            narrow = [column.astype(np.float32) for column in columns]
-        return self._convert(self._kernel.scores(narrow, self._start))
+        """Predictions of contiguous float32 vectors, NaN for missing: (rows, width) as float32."""
+        return self._convert(self._kernel.scores(columns, self._start))
 
 
 def _counted(trees: Mapping[str, Any], said: ModelFile) -> int:

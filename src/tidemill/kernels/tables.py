@@ -210,7 +210,8 @@ class TableKernel:
     def scores(self, columns: Sequence[Array], start: Array) -> Array:
         """Sums of each row, (sums, rows): `start`, (sums,) or (sums, rows), and then the leaves, tree by tree.
 
-        `columns` are contiguous vectors of the type of the breaks, one for each feature; NaN is missing.
+        `columns` are vectors, one for each feature, of a type that goes into that of the breaks without loss; NaN is
+        missing. Only those that a tree tests are asked for.
         """
         tables = self._tables
         rows = len(columns[0]) if columns else 0
@@ -218,8 +219,10 @@ class TableKernel:
         for feature in tables.used:
             padded, steps = self._padded[feature]
             missing = len(tables.breaks[feature]) + 1
+            # The address is good as long as there is this name for the vector.
+            column = np.ascontiguousarray(columns[feature], tables.breaks[feature].dtype)
             self._rank(
-                _at(columns[feature]), ctypes.c_int64(rows), _at(padded), ctypes.c_int32(steps),
+                _at(column), ctypes.c_int64(rows), _at(padded), ctypes.c_int32(steps),
                 ctypes.c_int32(missing), _at(ranked[feature]),
             )  # fmt: skip
         out = np.empty((tables.sums, rows), self._float)

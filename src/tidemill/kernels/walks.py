@@ -50,13 +50,14 @@ class WalkKernel:
         self._walk.restype = None
 
     def scores(self, columns: Sequence[Array], start: Array) -> Array:
-        """As of `TableKernel`; columns need not be contiguous."""
+        """As of `TableKernel`."""
         rows = len(columns[0]) if columns else 0
         out = np.empty((self._sums, rows), self._float)
         out[:] = start if start.ndim == 2 else start[:, None]
+        used = [columns[each] for each in self._used]
         for begin in range(0, rows, self._rows):
             here = slice(begin, begin + self._rows)
-            out[:, here] = self._summed([columns[each][here] for each in self._used], out[:, here])
+            out[:, here] = self._summed([column[here] for column in used], out[:, here])
         return out
 
     def _summed(self, columns: Sequence[Array], start: Array) -> Array:

@@ -201,6 +201,11 @@ class Executor(ABC):
         """
 
     @abstractmethod
+    def preload(self, modules: tuple[str, ...]) -> None:
+        """Have modules imported that children are about to need; returns at once. One that cannot be is no failure:
+        whoever needs it will see. Raises ChildDied, as `call` does."""
+
+    @abstractmethod
     def lease(self, spec: ScorerSpec, scorers: int, *, stall_seconds: float) -> ScorerSet:
         """Start `scorers` scorers, or take over some that were kept. One without progress for
         `stall_seconds` is killed as hung."""

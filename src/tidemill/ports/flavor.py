@@ -2,7 +2,8 @@
 
 Flavors are matched in a child, loaded and called in scorers. The engine hands `predict` exactly the
 columns of `ModelInfo.inputs`, in order, cast to their types (all columns when `takes_all`, the only one of
-text when `takes_text` too).
+text when `takes_text` too; those that a model says it would rather have otherwise, `Model.encoded` and `Model.widens`,
+are not).
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ class Model(ABC):
     """What predicts in place of the library, where that was asked for (`accelerate`) and can be done."""
     encoded: tuple[str, ...] = ()
     """Inputs of text that `predict` would rather have encoded with a dictionary; it takes them plain, too."""
+    widens: bool = False
+    """Whether `predict` takes inputs of type "double" or "float" as columns of numbers or booleans of any type that
+    these hold exactly, too: what lays columns out as a matrix converts them on the way."""
     not_accelerated: str = ""
     """Why no kernel predicts though it was asked for: the end of a sentence."""
 

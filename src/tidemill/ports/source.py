@@ -61,6 +61,11 @@ class Rows:
     unread: tuple[UnreadRow, ...] = field(default=())
 
 
+def part_of(batch: pa.RecordBatch, start: int, stop: int) -> pa.RecordBatch:
+    """Rows [start, stop) of a batch. All of them is the batch itself: to slice is as much work as there are columns."""
+    return batch if (start, stop) == (0, batch.num_rows) else batch.slice(start, stop - start)
+
+
 class Source(ABC):
     """One format of input."""
 

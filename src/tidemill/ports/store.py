@@ -12,20 +12,24 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tidemill.domain.access import ApiKey, AuditEntry
-from tidemill.domain.admission import Needs
-from tidemill.domain.cost import UsageBy, UsageSum
-from tidemill.domain.job import Idempotency, Job, JobEvent, JobFilter, JobState, Lease, NewJob, Waiting, Want
-from tidemill.domain.login import Session
-from tidemill.domain.model import ModelVersion
-from tidemill.domain.plan import InputFile, PlanSummary
-from tidemill.domain.receipt import NO_USAGE, Receipt, Usage
-from tidemill.domain.schedule import Firing, Schedule
-from tidemill.domain.series import Series
-from tidemill.domain.trigger import Trigger
-from tidemill.ports.outbox import Outbox, WebhookStore
+from tidemill.domain.job import JobFilter
+from tidemill.domain.receipt import NO_USAGE, Usage
+
+if TYPE_CHECKING:
+    from tidemill.domain.access import ApiKey, AuditEntry
+    from tidemill.domain.admission import Needs
+    from tidemill.domain.cost import UsageBy, UsageSum
+    from tidemill.domain.job import Idempotency, Job, JobEvent, JobState, Lease, NewJob, Waiting, Want
+    from tidemill.domain.login import Session
+    from tidemill.domain.model import ModelVersion
+    from tidemill.domain.plan import InputFile, PlanSummary
+    from tidemill.domain.receipt import Receipt
+    from tidemill.domain.schedule import Firing, Schedule
+    from tidemill.domain.series import Series
+    from tidemill.domain.trigger import Trigger
+    from tidemill.ports.outbox import Outbox, WebhookStore
 
 EVERY_JOB = JobFilter()
 MOST_SESSIONS = 20

@@ -97,7 +97,9 @@ class Policy:
 class Context:
     """One process's view of Tidemill: a store, children, and how to reach outputs."""
 
-    store: Store
+    joined: Callable[[], tuple[Store, str]]
+    """Opens the store at its first call, with this process among its workers: the store, and `worker_lock`. Raises
+    StoreUnusable, StoreUnavailable, MissingExtra."""
     executor: Executor
     fresh_executor: Callable[[], Executor]
     """Makes one whose children share nothing with those of `executor`, to be closed after use."""
@@ -106,8 +108,6 @@ class Context:
     tasks: TaskEntries
     compute: Compute
     worker_id: str
-    worker_lock: str
-    """The file that this process keeps locked while it lives."""
     host: str
     user: str
     places: Places
@@ -118,6 +118,16 @@ class Context:
     signing: SigningKey
     provider: Provider | None = None
     """Where people log in, if they do that at one."""
+
+    @property
+    def store(self) -> Store:
+        """Opened at first use: what children do meanwhile need not wait."""
+        return self.joined()[0]
+
+    @property
+    def worker_lock(self) -> str:
+        """The file that this process keeps locked while it lives."""
+        return self.joined()[1]
 
     def worker(
         self,

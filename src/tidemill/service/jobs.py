@@ -150,6 +150,7 @@ def identify(context: Context, spec: JobSpec, ask_trust: AskTrust) -> dict[str, 
     else:
         request = {"path": spec.model, "flavor": spec.flavor}
         model = context.executor.call(context.entries.identify, request, preload=context.compute.preload)
+        context.executor.preload(tuple(model["preload"]))
     shown = model.get("asked", model["path"])
     trusted = not model["carries_code"] or context.store.trust.is_trusted(model["digest"])
     if not trusted and ask_trust({**model, "path": shown}):

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from tidemill.domain.errors import InputUnreadable
 from tidemill.domain.plan import Block, InputFile, Segment
-from tidemill.ports.source import ENCODED, FileFacts, Rows, Source, UnreadRow
+from tidemill.ports.source import ENCODED, FileFacts, Rows, Source, UnreadRow, part_of
 from tidemill.sources.pinned import check_pinned, pinned
 
 MAX_BATCH_BYTES = 64 << 20
@@ -166,12 +166,12 @@ class _Reading:
                     break
                 low, high = max(place.row, start), min(place.row + batch.num_rows, stop)
                 if low < high:
-                    rows = batch.select(self.names).slice(low - place.row, high - low)
+                    rows = part_of(_of_columns(batch, self.names), low - place.row, high - place.row)
                     yield Rows(batch=rows, row_start=low, planned=high - low)
                     start = high
-                rest = batch.slice(max(stop - place.row, 0))
-                place.batch = rest if rest.num_rows else None
-                place.row += batch.num_rows - rest.num_rows
+                taken = min(max(stop - place.row, 0), batch.num_rows)
+                place.batch = batch.slice(taken) if taken < batch.num_rows else None
+                place.row += taken
         except (pa.ArrowException, OSError, UnicodeDecodeError, Undecodable) as exc:
             # What another program wrote over is not a row that was always bad.
             check_pinned(self.file)
@@ -184,6 +184,10 @@ class _Reading:
         fields = [self.opened.schema.field(name) for name in self.names]
         empty = pa.RecordBatch.from_pylist([], schema=pa.schema(fields))
         yield from _unread(start, stop, reason[:MAX_REASON_CHARS], empty, self.batch_rows)
+
+
+def _of_columns(batch: pa.RecordBatch, names: list[str]) -> pa.RecordBatch:
+    return batch if batch.schema.names == names else batch.select(names)
 
 
 def _unread(start: int, end: int, reason: str, empty: pa.RecordBatch, batch_rows: int) -> Iterator[Rows]:

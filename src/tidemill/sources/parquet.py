@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from tidemill.domain.errors import InputUnreadable
 from tidemill.domain.plan import Block, InputFile
+from tidemill.ports.source import part_of
 from tidemill.sources.blocks import COPY_AGAIN, MAX_BATCH_BYTES, BlockSource, OpenFile, Span, bounded_rows
 from tidemill.sources.compression import compression_of
 from tidemill.sources.pinned import check_pinned, opened, path_of
@@ -21,7 +22,10 @@ from tidemill.sources.text import option, refuse_unknown
 MAGIC = b"PAR1"
 ENCRYPTED_MAGIC = b"PARE"
 SAMPLE_ROWS = 16
-BUFFER_BYTES = 1 << 20
+BUFFER_BYTES = 1 << 14
+"""Of each column's stream. A page goes by it, so that no column is held compressed but for the page that it is at."""
+LEAST_ROWS = 4_096
+"""That are decoded at a time: for fewer, to begin with a column costs more than its values do."""
 _GUESSED_BYTES = 16
 
 
@@ -81,7 +85,31 @@ class _OpenParquet(OpenFile):
             sample = next(_iterate(self.parquet, number, hiding, SAMPLE_ROWS), None)
             if sample is not None and sample.num_rows:
                 width = max(width, sample.nbytes // sample.num_rows)
-        return _iterate(self.parquet, number, names, bounded_rows(batch_rows, width, self.max_batch_bytes))
+        rows_at_once = bounded_rows(batch_rows, width, self.max_batch_bytes)
+        decoded = bounded_rows(LEAST_ROWS, width, self.max_batch_bytes)
+        return _in_blocks(self.parquet, number, names, rows_at_once, max(decoded // rows_at_once, 1))
+
+
+def _in_blocks(
+    parquet: pq.ParquetFile, number: int, names: list[str], rows: int, batches: int
+) -> Iterator[pa.RecordBatch]:
+    """Batches of so many rows, several decoded at a time. Where those cannot be, one by one: what lies before bad bytes
+    is read."""
+    given = 0
+    if batches > 1:
+        try:
+            for block in _iterate(parquet, number, names, rows * batches):
+                for start in range(0, block.num_rows, rows):
+                    batch = part_of(block, start, min(start + rows, block.num_rows))
+                    given += batch.num_rows
+                    yield batch
+            return
+        except (pa.ArrowException, OSError, UnicodeDecodeError):
+            pass
+    for batch in _iterate(parquet, number, names, rows):
+        if given < batch.num_rows:
+            yield part_of(batch, given, batch.num_rows)
+        given = max(given - batch.num_rows, 0)
 
 
 def _iterate(parquet: pq.ParquetFile, number: int, names: list[str], rows: int) -> Iterator[pa.RecordBatch]:
@@ -106,6 +134,7 @@ def _parquet_file(file: InputFile, encoded: Sequence[str] = ()) -> pq.ParquetFil
             return pq.ParquetFile(
                 path_of(raw),
                 buffer_size=BUFFER_BYTES,
+                pre_buffer=False,
                 page_checksum_verification=True,
                 read_dictionary=list(encoded) or None,
             )

@@ -59,7 +59,7 @@ class PartitionedSource(Source):
             )
         for name, value in values.items():
             self._learn(name, value)
-        if not len(facts.schema) and not facts.rows:
+        if not values or (not len(facts.schema) and not facts.rows):
             return facts
         return replace(facts, schema=pa.schema([*facts.schema, *((name, pa.string()) for name in values)]))
 

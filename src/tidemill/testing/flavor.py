@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from abc import ABC, abstractmethod
@@ -94,6 +95,17 @@ def _bits(name: str, column: pa.Array) -> tuple[str, str, tuple[Any, ...]]:
     return name, str(column.type), tuple(column.to_pylist())
 
 
+def _narrowed(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Numbers near to those of a column that a narrower type holds; nulls stay."""
+    whole = [
+        None if each is None else math.remainder(each, 100) if each == each else 0.0 for each in column.to_pylist()
+    ]
+    if pa.types.is_floating(kind):
+        return pa.array(whole, pa.float32()).cast(kind)
+    small = [None if each is None else abs(int(each)) for each in whole]
+    return pa.array(small, pa.int16()).cast(kind)
+
+
 class FlavorContract(ABC):
     """The exam."""
 
@@ -176,6 +188,26 @@ class FlavorContract(ABC):
         case = self.case()
         again = self.flavor_class().load(case.path, case.options)
         assert bits(model.predict(case.rows)) == bits(model.predict(case.rows)) == bits(again.predict(case.rows))
+
+    @pytest.mark.parametrize("accelerate", [False, True])
+    def test_narrower_numbers_are_the_same_to_it_if_it_says_so(self, accelerate: bool) -> None:
+        case = self.case()
+        model = self.flavor_class().load(case.path, {**case.options, "accelerate": accelerate})
+        kinds = {field.name: field.type for field in model.info.inputs} if model.widens else {}
+        for narrow in (pa.float32(), pa.float16(), pa.int16(), pa.uint8(), pa.bool_()):
+            left, cast = [], []
+            for name, column in zip(case.rows.schema.names, case.rows.columns, strict=True):
+                if kinds.get(name) not in ("double", "float") or not pa.types.is_floating(column.type):
+                    left.append(column)
+                    cast.append(column)
+                    continue
+                left.append(_narrowed(column, narrow))
+                cast.append(left[-1].cast(column.type))
+            names = case.rows.schema.names
+            wide = model.predict(pa.RecordBatch.from_arrays(cast, names=names))
+            found = model.predict(pa.RecordBatch.from_arrays(left, names=names))
+            assert bits(found) == bits(wide), f"columns of {narrow} are something else to it"
+            assert found.row_errors == wide.row_errors
 
     def test_leaves_its_input_alone(self, model: Model) -> None:
         rows = self.case().rows

@@ -160,7 +160,7 @@ class Stand:
 
 def with_aggregate(house: House, **replaced: Any) -> House:
     store: Any = Stand(house.context.store, **replaced)
-    return House(replace(house.context, store=store), house.folder)
+    return House(replace(house.context, joined=lambda: (store, house.context.worker_lock)), house.folder)
 
 
 def test_a_store_that_is_away(house: House) -> None:

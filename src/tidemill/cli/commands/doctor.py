@@ -15,7 +15,8 @@ from rich.markup import escape
 from tidemill.bootstrap.wiring import opened
 from tidemill.cli.options import Json
 from tidemill.cli.output import EXIT_DONE, EXIT_FAILED, bytes_text, data, print_json
-from tidemill.config import Settings, config_files, usable_memory_bytes
+from tidemill.config import Settings, usable_memory_bytes
+from tidemill.domain.config_files import config_files
 from tidemill.domain.errors import TidemillError
 from tidemill.domain.showing import redacted
 

@@ -14,23 +14,28 @@ from tidemill.domain.errors import StoreUnusable
 from tidemill.durable.files import make_folder
 from tidemill.ports.store import Store, Watch
 from tidemill.stores.sql import schema, sqlite
-from tidemill.stores.sql.audit import SqlAudit
 from tidemill.stores.sql.database import Database
 from tidemill.stores.sql.history import SqlHistory
-from tidemill.stores.sql.keys import SqlKeys
 from tidemill.stores.sql.ledger import SqlLedger
-from tidemill.stores.sql.models import SqlModels
-from tidemill.stores.sql.outbox import SqlOutbox
 from tidemill.stores.sql.queue import SqlQueue
-from tidemill.stores.sql.schedules import SqlFirings, SqlSchedules
 from tidemill.stores.sql.series import SqlSeries
-from tidemill.stores.sql.sessions import SqlSessions
 from tidemill.stores.sql.trust import SqlTrust
-from tidemill.stores.sql.webhooks import SqlWebhooks
 from tidemill.stores.sql.workers import LockFiles, SqlWorkers
 
 DATABASE_NAME = "tidemill.db"
 POSTGRES_SCHEMES = frozenset({"postgresql", "postgres", "postgresql+psycopg"})
+
+_LATER = {
+    "models": "tidemill.stores.sql.models:SqlModels",
+    "keys": "tidemill.stores.sql.keys:SqlKeys",
+    "sessions": "tidemill.stores.sql.sessions:SqlSessions",
+    "audit": "tidemill.stores.sql.audit:SqlAudit",
+    "webhooks": "tidemill.stores.sql.webhooks:SqlWebhooks",
+    "outbox": "tidemill.stores.sql.outbox:SqlOutbox",
+    "schedules": "tidemill.stores.sql.schedules:SqlSchedules",
+    "firings": "tidemill.stores.sql.schedules:SqlFirings",
+}
+"""Parts of a store by name, and where they are: a job that runs here does not wait for their import."""
 
 
 class SqlStore(Store):
@@ -60,14 +65,15 @@ class SqlStore(Store):
         self.ledger = SqlLedger(database)
         self.series = SqlSeries(database)
         self.trust = SqlTrust(database)
-        self.models = SqlModels(database)
-        self.keys = SqlKeys(database)
-        self.sessions = SqlSessions(database)
-        self.audit = SqlAudit(database)
-        self.webhooks = SqlWebhooks(database)
-        self.outbox = SqlOutbox(database)
-        self.schedules = SqlSchedules(database)
-        self.firings = SqlFirings(database)
+
+    def __getattr__(self, name: str) -> Any:
+        """A part that jobs need nothing of, made when it is asked for."""
+        if name not in _LATER:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        module, _, kind = _LATER[name].partition(":")
+        part = getattr(import_module(module), kind)(self.database)
+        setattr(self, name, part)
+        return part
 
     def transaction(self) -> AbstractContextManager[None]:
         return self.database.transaction()

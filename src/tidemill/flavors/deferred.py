@@ -1,13 +1,13 @@
-"""`scipy.stats` without its code, until somebody uses it. Runs in children.
+"""Modules without their code, until somebody uses them. Runs in children.
 
-scikit-learn imports it with its first module, for some functions that fit and rate models: more than a third of what
-importing scikit-learn costs, and next to nothing that predicts uses them.
+scikit-learn imports parts of SciPy and NumPy with its first modules for functions that fit and rate models: half of
+what importing it costs, and next to nothing that predicts uses them.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -16,25 +16,33 @@ from threading import RLock
 from types import ModuleType
 from typing import Any
 
-_NAME = "scipy.stats"
-_TAKEN_BY_NAME = frozenset({"chi2", "gmean", "rankdata", "spearmanr"})
-"""What modules of scikit-learn take with `from scipy.stats import` and use within functions only."""
+TAKEN_BY_NAME: Mapping[str, Collection[str]] = {
+    "scipy.stats": {"chi2", "gmean", "rankdata", "spearmanr"},
+    "scipy.optimize": {"linear_sum_assignment", "linprog", "minimize", "minimize_scalar"},
+    "scipy.interpolate": {"BSpline"},
+    "scipy.integrate": {"trapezoid"},
+    "numpy.f2py": (),
+    "numpy.testing": (),
+}
+"""What is deferred, each with what modules of scikit-learn take of it with `from ... import` and use within functions
+only. NumPy's are imported by SciPy, with all else that NumPy has."""
+
+_ON_THEIR_OWN = frozenset({"scipy.optimize._linesearch", "scipy.optimize._dcsrch"})
+"""Parts that scikit-learn imports and that need nothing of the module they are in."""
 
 
-def defer_stats() -> None:
-    """Let `import scipy.stats` execute nothing in this process and in those that are forked from it.
+def defer() -> None:
+    """Let importing these modules execute nothing in this process and in those that are forked from it.
 
-    The first use of anything in it, or import of a part of it, executes it. Nothing happens where SciPy is not
-    installed, or its statistics are imported already.
+    The first use of anything in one, or import of a part of it, executes it. Nothing happens to those that are not
+    installed, or imported already.
     """
-    if _NAME in sys.modules:
-        return
-    with suppress(ModuleNotFoundError):
-        spec = find_spec(_NAME)
-        if spec is not None and spec.loader is not None:
-            module = _Deferred(spec)
-            sys.modules[_NAME] = sys.modules["scipy"].stats = module  # type: ignore[attr-defined]
-            sys.meta_path.insert(0, _Lookout(module))
+    lookout = _Lookout()
+    sys.meta_path.insert(0, lookout)
+    for name, taken in TAKEN_BY_NAME.items():
+        if name not in sys.modules:
+            with suppress(ModuleNotFoundError):
+                lookout.defer(name, taken)
 
 
 class _Deferred(ModuleType):
@@ -43,15 +51,15 @@ class _Deferred(ModuleType):
     The standard library's LazyLoader would execute it at its second import, and scikit-learn imports it often.
     """
 
-    def __init__(self, spec: ModuleSpec) -> None:
+    def __init__(self, spec: ModuleSpec, taken: Collection[str]) -> None:
         super().__init__(spec.name)
         self.__spec__, self.__loader__, self.__file__ = spec, spec.loader, spec.origin
         self.__package__, self.__path__ = spec.name, list(spec.submodule_search_locations or ())
-        self._lock, self._executing = RLock(), False
+        self._taken, self._lock, self._executing = taken, RLock(), False
 
     def __getattr__(self, name: str) -> Any:
         """What is not there yet."""
-        if name in _TAKEN_BY_NAME and not self._executing:
+        if name in self._taken and not self._executing:
             return _StandIn(self, name)
         if name == "__warningregistry__":  # Looked for in all modules by whoever records warnings.
             raise AttributeError(name)
@@ -73,7 +81,7 @@ class _Deferred(ModuleType):
 
 
 class _StandIn:
-    """A function or a distribution of the module, which is executed when this is used."""
+    """Something in the module, which is executed when this is used."""
 
     def __init__(self, module: _Deferred, name: str) -> None:
         self._module, self._name = module, name
@@ -90,19 +98,28 @@ class _StandIn:
 
 
 class _Lookout(MetaPathFinder):
-    """Executes the module before a part of it is imported, as Python does with packages."""
+    """Executes modules before a part of them is imported, as Python does with packages."""
 
-    def __init__(self, module: _Deferred) -> None:
-        self._module = module
+    def __init__(self) -> None:
+        self._modules: dict[str, _Deferred] = {}
+
+    def defer(self, name: str, taken: Collection[str]) -> None:
+        """Put a module into its place, and its parent's."""
+        spec = find_spec(name)
+        if spec is not None and spec.loader is not None:
+            module = self._modules[name] = _Deferred(spec, taken)
+            sys.modules[name] = module
+            parent, _, last = name.rpartition(".")
+            setattr(sys.modules[parent], last, module)
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if not fullname.startswith(f"{_NAME}."):
+        module = self._modules.get(".".join(fullname.split(".")[:2]))
+        if module is None or fullname == module.__name__ or fullname in _ON_THEIR_OWN:
             return None
-        with suppress(ValueError):
-            sys.meta_path.remove(self)
-        _Deferred.execute(self._module)
+        self._modules.pop(module.__name__, None)
+        _Deferred.execute(module)
         part = sys.modules.get(fullname)
         if part is None:
             return None
