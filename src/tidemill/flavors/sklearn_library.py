@@ -10,10 +10,9 @@ from contextlib import suppress
 from importlib import import_module
 
 from tidemill.flavors.deferred import defer
-from tidemill.flavors.scipy_docs import leave_docstrings
 from tidemill.registry import hiding
 
-leave_docstrings()
+
 defer()
 with hiding("pandas", "rich"):
     for _name in ("joblib", "sklearn.pipeline"):
