@@ -12,7 +12,6 @@ from importlib import import_module
 from tidemill.flavors.deferred import defer
 from tidemill.registry import hiding
 
-
 defer()
 with hiding("pandas", "rich"):
     for _name in ("joblib", "sklearn.pipeline"):
