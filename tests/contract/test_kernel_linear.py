@@ -87,16 +87,16 @@ def target(table: pd.DataFrame, kind: str) -> Array:
 
 
 FINALS: dict[str, list[Callable[[], Any]]] = {
-    "value": [lm.LinearRegression, lm.Ridge, lm.BayesianRidge, lm.SGDRegressor, LinearSVR],
+    "value": [lm.LinearRegression, lm.Ridge, lm.BayesianRidge, lambda: lm.SGDRegressor(random_state=0), lambda: LinearSVR(random_state=0)],
     "positive": [lm.PoissonRegressor, lambda: lm.TweedieRegressor(power=0)],
     "two": [
-        lm.LogisticRegression, lambda: lm.SGDClassifier(loss="log_loss"), lm.RidgeClassifier, lm.Perceptron,
-        lambda: lm.SGDClassifier(loss="modified_huber"), LinearDiscriminantAnalysis,
+        lm.LogisticRegression, lambda: lm.SGDClassifier(loss="log_loss", random_state=0), lm.RidgeClassifier, lambda: lm.Perceptron(random_state=0),
+        lambda: lm.SGDClassifier(loss="modified_huber", random_state=0), LinearDiscriminantAnalysis,
         lambda: OneVsRestClassifier(lm.LogisticRegression()),
     ],
     "three": [
-        lm.LogisticRegression, lambda: lm.SGDClassifier(loss="log_loss"),
-        lambda: lm.SGDClassifier(loss="modified_huber"), LinearDiscriminantAnalysis, LinearSVC,
+        lm.LogisticRegression, lambda: lm.SGDClassifier(loss="log_loss", random_state=0),
+        lambda: lm.SGDClassifier(loss="modified_huber", random_state=0), LinearDiscriminantAnalysis, lambda: LinearSVC(random_state=0),
         lambda: OneVsRestClassifier(lm.LogisticRegression()),
     ],
 }  # fmt: skip
