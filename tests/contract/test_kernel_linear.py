@@ -87,17 +87,20 @@ def target(table: pd.DataFrame, kind: str) -> Array:
 
 
 FINALS: dict[str, list[Callable[[], Any]]] = {
-    "value": [lm.LinearRegression, lm.Ridge, lm.BayesianRidge, lambda: lm.SGDRegressor(random_state=0), lambda: LinearSVR(random_state=0)],
+    "value": [
+        lm.LinearRegression, lm.Ridge, lm.BayesianRidge, lambda: lm.SGDRegressor(random_state=0),
+        lambda: LinearSVR(random_state=0),
+    ],
     "positive": [lm.PoissonRegressor, lambda: lm.TweedieRegressor(power=0)],
     "two": [
-        lm.LogisticRegression, lambda: lm.SGDClassifier(loss="log_loss", random_state=0), lm.RidgeClassifier, lambda: lm.Perceptron(random_state=0),
-        lambda: lm.SGDClassifier(loss="modified_huber", random_state=0), LinearDiscriminantAnalysis,
-        lambda: OneVsRestClassifier(lm.LogisticRegression()),
+        lm.LogisticRegression, lambda: lm.SGDClassifier(loss="log_loss", random_state=0), lm.RidgeClassifier,
+        lambda: lm.Perceptron(random_state=0), lambda: lm.SGDClassifier(loss="modified_huber", random_state=0),
+        LinearDiscriminantAnalysis, lambda: OneVsRestClassifier(lm.LogisticRegression()),
     ],
     "three": [
         lm.LogisticRegression, lambda: lm.SGDClassifier(loss="log_loss", random_state=0),
-        lambda: lm.SGDClassifier(loss="modified_huber", random_state=0), LinearDiscriminantAnalysis, lambda: LinearSVC(random_state=0),
-        lambda: OneVsRestClassifier(lm.LogisticRegression()),
+        lambda: lm.SGDClassifier(loss="modified_huber", random_state=0), LinearDiscriminantAnalysis,
+        lambda: LinearSVC(random_state=0), lambda: OneVsRestClassifier(lm.LogisticRegression()),
     ],
 }  # fmt: skip
 """One of each kind of prediction."""
