@@ -98,9 +98,9 @@ def test_moments_that_arrow_cannot_count_in_nanoseconds_are_rejected(tmp_path: P
     source = OrcSource()
     facts = source.examine(pin(path))
     found = collect(source.read(segment(pin(path), facts), ["t", "n"], {}, 50), 0, 600)
-    # Arrow decodes some batches ahead; what it could not hand over is not there.
+    # Arrow decodes batches ahead; what it had not handed over when it met the row is not there, perhaps nothing is.
     assert sorted(found.unread) == list(range(min(found.unread), 600))
-    assert 0 < min(found.unread) <= 450
+    assert min(found.unread) <= 450
     assert "out of range" in found.unread[450][1]
     assert found.table["n"].to_pylist() == found.numbers
     assert read(path, ["n"]).num_rows == 600

@@ -188,7 +188,7 @@ def test_the_line_is_read_from_an_index(sql: SqlStore, kind: str) -> None:
     with sql.database.read() as connection:
         if kind == "postgres":
             # An empty table is read in any way: what remains is what needs neither the table nor a sort.
-            for way in ("seqscan", "bitmapscan", "sort", "hashagg"):
+            for way in ("seqscan", "bitmapscan", "sort", "incremental_sort", "hashagg"):
                 connection.execute(text(f"SET LOCAL enable_{way} = off"))
         steps = " ".join(str(column) for row in connection.exec_driver_sql(plan) for column in row)
     assert "jobs_in_line" in steps

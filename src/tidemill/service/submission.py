@@ -429,7 +429,9 @@ def _check_free(context: Context, who: Principal, output: OutputSpec) -> None:
         )
     place = JobSpec.model_validate({"model": "-", "input": {"path": ["-"]}}).model_copy(update={"output": output})
     state = context.open_sink(place).look()
-    if state.claim is not None and (state.claim_live or state.claim.store != context.store.url):
+    # A job that has ended is about to give it up: whoever writes next makes sure of that.
+    given_up = before is not None and state.claim is not None and state.claim.job_id == before.id
+    if state.claim is not None and not given_up and (state.claim_live or state.claim.store != context.store.url):
         raise OutputBusy(
             f"{output.path} is held by process {state.claim.pid} on {state.claim.host}.",
             remedy="Choose another output, or wait for that process.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 
@@ -11,6 +12,7 @@ from tests.integration.series.lake import ROWS, WHO, Lake, ended, scores, submit
 from tidemill.domain.errors import AlreadyScored, NothingNew, SeriesBusy
 from tidemill.domain.job import JobState
 from tidemill.service import control, series, submission
+from tidemill.sinks.local import LocalSink
 
 
 def test_every_file_is_scored_once_by_a_job_that_succeeded(lake: Lake, store: str | None) -> None:
@@ -66,6 +68,30 @@ def test_appending_never_has_a_file_twice_unless_asked(lake: Lake, store: str | 
             submit(context, lake.spec("all", mode="append", series={"changed": "skip"}))
         scores(context, lake.spec("all", mode="append", series={"changed": "score"}))
     assert lake.scored("all") == {**{(f"{name}.parquet", 1): 1 for name in "abcd"}, ("b.parquet", 2): 1}
+
+
+def test_an_output_is_free_as_soon_as_its_job_has_ended(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though who wrote it has not come to give it up yet."""
+    finish, asked = LocalSink.finish, list[str]()
+
+    def later(self: LocalSink, job_id: str) -> None:
+        asked.append(job_id)
+        if len(asked) > 1:
+            finish(self, job_id)
+
+    monkeypatch.setattr(LocalSink, "finish", later)
+    lake.write("a.parquet")
+    with working(lake, None) as context:
+        first = scores(context, lake.spec("all", mode="append"))
+        assert claims_of(lake) == [first.id]
+        lake.write("b.parquet")
+        scores(context, lake.spec("all", mode="append"))
+    assert claims_of(lake) == []
+    assert lake.scored("all") == {("a.parquet", 1): 1, ("b.parquet", 1): 1}
+
+
+def claims_of(lake: Lake) -> list[str]:
+    return [json.loads(path.read_bytes())["job_id"] for path in lake.folder.glob(".all.tidemill.claim")]
 
 
 def test_a_job_that_was_overtaken_scores_nothing(lake: Lake) -> None:
