@@ -98,6 +98,7 @@ def test_values_are_those_of_the_cpu_and_the_same_again(tmp_path: Path, network:
     assert np.abs(once - wanted).max() < NEAR * np.abs(wanted).max()
     assert found(load(path, device), batch(rows())).tobytes() == once.tobytes()
     assert any("computed on cuda" in note for note in model.info.notes) is (device == "cuda")
+    assert model.info.on_gpu is (device == "cuda")
     model.close()
 
 

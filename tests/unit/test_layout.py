@@ -160,11 +160,14 @@ def test_as_many_scorers_as_fit_into_memory_and_have_a_chunk() -> None:
     assert more(shown(1.0, 0.1, 0.2), of=few) == Layout(scorers=1, threads=4, memory_bytes=6 * GB)
 
 
-def test_who_asked_for_scorers_or_memory_or_has_processes_gets_no_more() -> None:
+def test_who_asked_for_scorers_or_memory_has_processes_or_a_gpu_gets_no_more() -> None:
     seen = shown(1.0, 0.1, 0.2)
     assert more(seen, asked=ComputeSpec(scorers=1)) is None
     assert more(seen, asked=ComputeSpec(memory_per_scorer=GB)) is None
     assert more(seen, of=replace(plan("processes"), rows=20_000_000, chunks=64)) is None
+    big = replace(plan("threads"), rows=20_000_000, chunks=64)
+    assert more(seen, of=big) is not None
+    assert more(seen, of=replace(big, model=replace(big.model, on_gpu=True))) is None
 
 
 def test_among_other_jobs_it_shares_what_is_its_own() -> None:

@@ -69,6 +69,8 @@ class ModelInfo:
     kernel: str | None = None
     """The kernel that may predict in place of the library, if there is one for such models."""
     layout: Layout = "processes"
+    on_gpu: bool = False
+    """Whether it computes on a GPU, of whose memory each process takes its own share."""
     batch_invariant: bool = False
     batch_rows: int = 65_536
     rows_per_chunk: int = 262_144

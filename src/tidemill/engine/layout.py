@@ -88,9 +88,13 @@ class Host:
         In a scorer one thread reads and one writes, however many predict. Where a row takes longer to be read than
         all cores together take for the whole of it, so many scorers are needed that their readers keep up. Stages
         are weighed by their CPU time, which other programs on the host do not change; the model by the clock, so that
-        one that waits (for a GPU, for a lock) is not helped by what would not help it.
+        one that waits (for a lock, say) is not helped by what would not help it. On a GPU each would load it anew.
         """
-        if plan.model.layout != "threads" or (asked.scorers, asked.memory_per_scorer) != ("auto", "auto"):
+        if (
+            plan.model.layout != "threads"
+            or plan.model.on_gpu
+            or (asked.scorers, asked.memory_per_scorer) != ("auto", "auto")
+        ):
             return None
         used, cores, rows = shown.used, self._cores(needs), max(shown.rows, 1)
         cpu = (used.read_cpu_seconds, used.model_cpu_seconds, used.write_cpu_seconds)

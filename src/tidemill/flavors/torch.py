@@ -107,6 +107,7 @@ class TorchModel(Model):
             classes=rule.labels,
             positive_class=rule.positive,
             layout="threads",
+            on_gpu=device.is_gpu,
             batch_rows=rows_of(program.widest),
             rows_per_chunk=ROWS_PER_CHUNK,
             libraries=(("torch", torch.__version__),),

@@ -132,6 +132,7 @@ class TextModel(Model):
             classes=self._rule.labels,
             positive_class=self._rule.positive,
             layout="threads",
+            on_gpu=device.is_gpu,
             batch_rows=GPU_BATCH_ROWS if device.is_gpu else BATCH_ROWS,
             rows_per_chunk=ROWS_PER_CHUNK,
             libraries=tuple((name, library.__version__) for name, library in versions.items()),
