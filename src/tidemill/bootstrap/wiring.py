@@ -37,6 +37,31 @@ from tidemill.wire.spec import JobSpec
 
 STORE = "tidemill.stores.sql.store"
 
+ENTRIES = Entries(
+    identify=f"{TASKS}:identify",
+    environment=f"{TASKS}:environment",
+    versions=f"{TASKS}:versions",
+    plan=f"{TASKS}:plan",
+    accelerate=f"{TASKS}:accelerate",
+    assemble=f"{TASKS}:assemble",
+    scorer="tidemill.bootstrap.scorer:main",
+)
+TASK_ENTRIES = TaskEntries(
+    facts=f"{LOOKUPS}:facts",
+    snapshot=f"{TASKS}:snapshot",
+    still_planned=f"{TASKS}:still_planned",
+    preview=f"{TASKS}:show",
+    head=f"{TASKS}:head",
+    look=f"{TASKS}:look",
+    verify=f"{TASKS}:verify",
+    compare=f"{TASKS}:compare",
+    fetch_mlflow=f"{TASKS}:fetch_mlflow",
+    inspect=f"{TASKS}:inspect",
+    sample=f"{TASKS}:sample",
+    trial=f"{TASKS}:trial",
+    read_result=f"{TASKS}:read_result",
+)
+
 SUFFIXES = {"parquet": ".parquet", "csv": ".csv", "jsonl": ".jsonl", "arrow": ".arrow", "orc": ".orc", "avro": ".avro"}
 COMPRESSION_SUFFIXES = {"gzip": ".gz", "zstd": ".zst"}
 
@@ -86,30 +111,8 @@ def opened(
             executor=executor,
             fresh_executor=lambda: LocalExecutor(eager=False),
             open_sink=open_sink,
-            entries=Entries(
-                identify=f"{TASKS}:identify",
-                environment=f"{TASKS}:environment",
-                versions=f"{TASKS}:versions",
-                plan=f"{TASKS}:plan",
-                accelerate=f"{TASKS}:accelerate",
-                assemble=f"{TASKS}:assemble",
-                scorer="tidemill.bootstrap.scorer:main",
-            ),
-            tasks=TaskEntries(
-                facts=f"{LOOKUPS}:facts",
-                snapshot=f"{TASKS}:snapshot",
-                still_planned=f"{TASKS}:still_planned",
-                preview=f"{TASKS}:show",
-                head=f"{TASKS}:head",
-                look=f"{TASKS}:look",
-                verify=f"{TASKS}:verify",
-                compare=f"{TASKS}:compare",
-                fetch_mlflow=f"{TASKS}:fetch_mlflow",
-                inspect=f"{TASKS}:inspect",
-                sample=f"{TASKS}:sample",
-                trial=f"{TASKS}:trial",
-                read_result=f"{TASKS}:read_result",
-            ),
+            entries=ENTRIES,
+            tasks=TASK_ENTRIES,
             compute=Compute(
                 cores=settings.cores,
                 memory_bytes=usable_memory_bytes(settings.memory_share),
