@@ -277,6 +277,7 @@ class Settings(BaseSettings):
             "stdin": self.home / "stdin",
             "logs": self.home / "logs",
             "environments": self.home / "environments",
+            "kernels": self.home / "kernels",
         }
 
     @classmethod

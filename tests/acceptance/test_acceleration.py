@@ -89,6 +89,29 @@ def test_a_forest_grown_to_the_end_is_predicted_to_the_same_bytes(terminal: Term
     assert [each["usage"]["kernel_rows"] for each in (how, before)] == [ROWS, 0]  # type: ignore[index]
 
 
+def test_a_kernel_is_kept_for_the_next_job_and_made_again_if_it_was_damaged(
+    terminal: Terminal, model: Path, rows: Path
+) -> None:
+    kernels = terminal.home / "kernels"
+
+    def run(name: str) -> tuple[list[str], int]:
+        """Digests of what it wrote, and which file is kept."""
+        terminal.run(model, rows, "-o", name, "--keep", "id").done()
+        files, how = published(terminal, name)
+        assert how["usage"]["kernel_rows"] == ROWS  # type: ignore[index]
+        (kept,) = kernels.iterdir()
+        return files, kept.stat().st_ino
+
+    first, written = run("first")
+    assert run("second") == (first, written)
+    (kept,) = kernels.iterdir()
+    content = bytearray(kept.read_bytes())
+    content[len(content) // 2] ^= 1
+    kept.write_bytes(content)
+    files, again = run("third")
+    assert (files, again == written) == (first, False)
+
+
 def toned(table: pa.Table) -> pa.Table:
     """With another column of text."""
     return table.append_column("tone", pc.utf8_upper(table["word"]))

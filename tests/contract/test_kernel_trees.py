@@ -19,9 +19,9 @@ from tidemill.flavors.sklearn import PickleFlavor
 from tidemill.flavors.xgboost import XGBoostFlavor
 from tidemill.kernels import library, trees, walks
 from tidemill.kernels.library import NotCompilable
-from tidemill.kernels.tables import AskedTree, Ensemble, TableKernel, compile_tables, ensemble_of
+from tidemill.kernels.tables import AskedTree, Ensemble, TableKernel, Tables, breaks_of, compile_tables, ensemble_of
 from tidemill.kernels.tree import Forest, Question, Tree
-from tidemill.kernels.walks import WalkKernel
+from tidemill.kernels.walks import WalkKernel, Walks, compile_walks
 from tidemill.ports.flavor import Flavor
 from tidemill.testing.flavor import bits
 
@@ -176,9 +176,9 @@ def test_walks_and_tables_end_where_single_steps_end(made: tuple[Forest, list[Ar
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(walks, "TILE_BYTES", 1)
         patched.setattr(walks, "TILE_TREES", 0)
-        in_tiles = WalkKernel(forest, dtype=dtype)
-    tables = TableKernel(compile_tables(ensemble_of(forest), dtype=dtype))
-    for kernel in (WalkKernel(forest, dtype=dtype), in_tiles, tables):
+        in_tiles = WalkKernel(compile_walks(forest, dtype=dtype))
+    tables = TableKernel(compile_tables(ensemble_of(forest, breaks_of(forest)), dtype=dtype))
+    for kernel in (WalkKernel(compile_walks(forest, dtype=dtype)), in_tiles, tables):
         assert kernel.scores(shown, start).tobytes() == expected
         whole = kernel.scores(columns, start)
         assert whole[:, : len(shown[0])].tobytes() == expected
@@ -198,7 +198,7 @@ def test_no_walk_leads_astray(left: list[int], right: list[int]) -> None:
         missing_left=np.zeros(1, bool),
     )
     forest = Forest(trees=[tree], features=1, groups=np.zeros(1, np.int32), sums=1)
-    for made in (WalkKernel, trees.kernel_of):
+    for made in (compile_walks, trees.compiled_of):
         with pytest.raises(NotCompilable, match="each of its leaves once"):
             made(forest, dtype="f8")
 
@@ -217,15 +217,15 @@ def test_large_trees_and_shallow_ones_are_walked_and_others_ranked() -> None:
 
     asked = Question(breaks=np.array([1.0]), goes_left=lambda values: values > 1)
     chosen = [
-        (64, 13, {}, TableKernel),
-        (64, 14, {}, WalkKernel),
-        (64, 14, {3: asked}, TableKernel),
-        (65, 1, {}, WalkKernel),
-        (65, 1, {3: asked}, TableKernel),
-        (1, 1, {}, TableKernel),
+        (64, 13, {}, Tables),
+        (64, 14, {}, Walks),
+        (64, 14, {3: asked}, Tables),
+        (65, 1, {}, Walks),
+        (65, 1, {3: asked}, Tables),
+        (1, 1, {}, Tables),
     ]
     for leaves, features, questions, kind in chosen:
-        assert type(trees.kernel_of(forest(leaves, features, questions), dtype="f8")) is kind
+        assert type(trees.compiled_of(forest(leaves, features, questions), dtype="f8")) is kind
 
 
 @settings(max_examples=40, deadline=None)
@@ -304,10 +304,15 @@ def both(flavor: type[Flavor], path: Path, rows: pa.RecordBatch, **options: Any)
 
 
 def _by_kernel(flavor: type[Flavor], path: Path, rows: pa.RecordBatch, ratio: float, options: dict[str, Any]) -> Any:
+    """What a kernel predicts that an earlier load of the model compiled and kept."""
+    options = {**options, "accelerate": True, "kernel_file": str(path.with_name(f"kept-{ratio}"))}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(trees, "FEATURES_A_LEVEL", ratio)
-        model = flavor().load(str(path), {**options, "accelerate": True})
-    assert model.kernel is not None, model.not_accelerated
+        model = flavor().load(str(path), options)
+        assert model.kernel is not None, model.not_accelerated
+        model.close()
+        patched.setattr(trees, "compiled_of", None)
+        model = flavor().load(str(path), options)
     found = model.predict(rows)
     model.close()
     return found

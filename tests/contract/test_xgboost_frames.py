@@ -302,6 +302,9 @@ def test_the_best_iteration_decides(tmp_path: Path) -> None:
     assert columns(model)["probability"] == trained.predict_proba(frame())[:, 1].tolist()
     rounds = trained.get_booster().num_boosted_rounds()
     assert model.info.notes[-1] == f"predicts with the best {trained.best_iteration + 1} of {rounds} rounds of boosting"
+    by_kernel = loaded(trained, tmp_path, accelerate=True)
+    assert by_kernel.kernel is not None, by_kernel.not_accelerated
+    assert by_kernel.info == model.info
 
 
 def test_an_unknown_category_is_a_bad_row_as_the_library_refuses_it(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_one_wrong_leaf_of_a_large_tree_is_caught(tmp_path: Path, monkeypatch: p
     class Wrong(WalkKernel):
         def __init__(self, *given: Any, **named: Any) -> None:
             super().__init__(*given, **named)
-            self._leaves[17] += 1e-9
+            self._walks.leaves[17] += 1e-9
 
     monkeypatch.setattr(trees, "WalkKernel", Wrong)
     x = np.random.default_rng(0).normal(size=(500, 3))

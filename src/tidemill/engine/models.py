@@ -179,7 +179,8 @@ def check_trusted(model: Mapping[str, Any]) -> None:
 
 
 def load(model: Mapping[str, Any], options: Mapping[str, Any]) -> Model:
-    """Load the model that `identify` described, checking trust and digest again."""
+    """Load the model that `identify` described, checking trust and digest again. Its "kernels" is the folder where
+    compiled kernels are kept, if they are."""
     check_trusted(model)
     try:
         found, _ = digest_of(model["path"])
@@ -189,4 +190,6 @@ def load(model: Mapping[str, Any], options: Mapping[str, Any]) -> Model:
         ) from exc
     if found != model["digest"]:
         raise ModelUnusable(f"The model {model['path']} changed since this job was submitted.", remedy="Run it again.")
+    if options.get("accelerate") and model.get("kernels") is not None:
+        options = {**options, "kernel_file": os.path.join(model["kernels"], f"{found}-{model['flavor']}")}
     return registry.flavors.get(model["flavor"])().load(model["path"], options)

@@ -97,6 +97,8 @@ class Worker:
     compute: Compute
     environments: Path
     """Where environments of models are kept."""
+    kernels: Path
+    """Where compiled kernels are."""
     observers: Sequence[Observer] = ()
     take_output: Callable[[Job, Sink, Callable[[], None]], None] = lambda job, sink, check: None
     """Makes the output this job's, before anything is done. Its last argument asks the store whether the job
@@ -241,7 +243,8 @@ class _Run:
         else:
             names = ("path", "digest", "flavor", "carries_code", "preload", "size_bytes")
             model = {name: getattr(pin, name) for name in names}
-        return {**model, "trusted": self.store.trust.is_trusted(model["digest"])}
+        kernels, trusted = str(self.worker.kernels), self.store.trust.is_trusted(model["digest"])
+        return {**model, "trusted": trusted, "kernels": kernels}
 
     def _identify(self) -> dict[str, Any]:
         model = self.executor.call(

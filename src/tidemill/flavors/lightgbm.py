@@ -82,13 +82,13 @@ class LightGBMModel(Model):
         called = column_names(known, options.features, len(said.features), made_up=said.features)
         self._names, self._positional = called.names, called.positional
         self._rule = _rule(said, options, labels)
-        self._booster = self._compiled(text, said) if options.accelerate else None
+        self._booster = self._compiled(text, said, options.kernel_file) if options.accelerate else None
         self._library = Booster(text) if self._booster is None else None
         self.info = self._describe(said)
 
-    def _compiled(self, text: bytes, said: lightgbm_text.BoosterText) -> TreeBooster | None:
+    def _compiled(self, text: bytes, said: lightgbm_text.BoosterText, kept_at: str | None) -> TreeBooster | None:
         try:
-            booster = TreeBooster(text, said)
+            booster = TreeBooster(text, said, kept_at)
         except NotCompilable as exc:
             self.not_accelerated = str(exc)
             return None

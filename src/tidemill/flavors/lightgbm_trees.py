@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tidemill.flavors.lightgbm_text import BoosterText, tree_texts
+from tidemill.kernels.kept import Place
 from tidemill.kernels.library import NotCompilable
 from tidemill.kernels.transforms import exponential, log1p_exp, logistic, softmax
 from tidemill.kernels.tree import Forest, Question, Tree
@@ -38,13 +39,18 @@ MAX_CATEGORIES = 60_000
 class TreeBooster:
     """A booster of tables. `predict` may be called from several threads at once."""
 
-    def __init__(self, text: bytes, said: BoosterText) -> None:
-        """`text` is a whole model file and `said` what it says. Raises NotCompilable."""
+    def __init__(self, text: bytes, said: BoosterText, kept_at: str | None = None) -> None:
+        """`text` is a whole model file and `said` what it says; its kernel is kept at `kept_at`, as
+        `PredictOptions.kernel_file` says. Raises NotCompilable."""
         self._convert = _converter(said)
         self._groups = said.per_iteration
         self._rounds = said.trees // said.per_iteration
         self._averaged = said.averaged
-        self._kernel = kernel_of(forest(tree_texts(text), len(said.features), self._groups), dtype="f8")
+        self._kernel = kernel_of(
+            lambda: forest(tree_texts(text), len(said.features), self._groups),
+            dtype="f8",
+            place=Place.at(kept_at, __file__),
+        )
 
     def predict(self, columns: Sequence[Array]) -> Array:
         """Predictions of vectors of floats, NaN for null: (rows,), or (rows, groups) if groups > 1."""

@@ -22,13 +22,17 @@ class PredictOptions:
     threads: int = 1
     accelerate: bool = False
     """Whether a kernel is to predict in place of the library, if one can."""
+    kernel_file: str | None = None
+    """Where the kernel of this very model is kept from job to job: a path without the ending. None: nowhere."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def of(options: Mapping[str, Any]) -> PredictOptions:
         """Take `spec.predict` (whose own `options` may hold any of these words) plus features and threads."""
-        words = {**options, **(options.get("options") or {})}
-        words.pop("options", None)
+        words = dict(options)
+        # Never a word of the user's: files are written there.
+        kernel_file = words.pop("kernel_file", None)
+        words.update(words.pop("options", None) or {})
         accelerate = bool(words.pop("accelerate", False))
         threshold = words.pop("threshold", None)
         return PredictOptions(
@@ -38,6 +42,7 @@ class PredictOptions:
             classes=tuple(words.pop("classes", None) or ()),
             threads=int(words.pop("threads", None) or 1),
             accelerate=accelerate,
+            kernel_file=kernel_file,
             extra=words,
         )
 

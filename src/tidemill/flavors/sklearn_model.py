@@ -76,7 +76,7 @@ class ScikitModel(Model):
         self._front, self._final = _split(estimator)
         self._folded: FoldedPipeline | None = None
         if options.accelerate and not is_linear(self._final):
-            self._accelerate()
+            self._accelerate(options.kernel_file)
         self._feed = feed_of(estimator, options.features)
         if self._feed.form in ("frame", "objects"):
             _import_pandas()
@@ -109,9 +109,9 @@ class ScikitModel(Model):
             return
         self.kernel, self.encoded = LINEAR, self._folded.encoded
 
-    def _accelerate(self) -> None:
+    def _accelerate(self, kept_at: str | None) -> None:
         try:
-            accelerate(self._final)
+            accelerate(self._final, kept_at)
         except NotCompilable as exc:
             self.not_accelerated = str(exc)
             return

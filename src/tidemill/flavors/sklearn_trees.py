@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tidemill.kernels.kept import Place
 from tidemill.kernels.library import NotCompilable
 from tidemill.kernels.tree import Forest, Question, Tree, of_nodes
 from tidemill.kernels.trees import TreeKernel, kernel_of
@@ -28,23 +29,26 @@ def kind_of(estimator: Any) -> str | None:
     return _KINDS.get(f"{type(estimator).__module__}.{type(estimator).__name__}")
 
 
-def accelerate(estimator: Any) -> None:
-    """Have the kernel sum the trees of this very estimator from now on. Raises NotCompilable."""
+def accelerate(estimator: Any, kept_at: str | None = None) -> None:
+    """Have the kernel sum the trees of this very estimator from now on; it is kept at `kept_at`, as
+    `PredictOptions.kernel_file` says. Raises NotCompilable."""
     kind = kind_of(estimator)
     if kind is None:
         raise NotCompilable(f"there is no kernel for a {type(estimator).__name__}")
     try:
-        _ACCELERATE[kind](estimator)
+        _ACCELERATE[kind](estimator, Place.at(kept_at, __file__))
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as exc:
         raise NotCompilable(f"this version of scikit-learn keeps trees in another way: {exc}") from exc
 
 
-def _of_histograms(estimator: Any) -> None:
-    categories = estimator._bin_mapper.make_known_categories_bitsets()
-    trees = [_of_predictor(predictor, categories) for stage in estimator._predictors for predictor in stage]
+def _of_histograms(estimator: Any, place: Place | None) -> None:
+    def trees() -> list[Tree]:
+        categories = estimator._bin_mapper.make_known_categories_bitsets()
+        return [_of_predictor(predictor, categories) for stage in estimator._predictors for predictor in stage]
+
     width = int(estimator.n_trees_per_iteration_)
     start = np.ascontiguousarray(np.broadcast_to(np.ravel(estimator._baseline_prediction), (width,)), np.float64)
-    kernel = _kernel(trees, estimator, width)
+    kernel = _kernel(trees, estimator, width, place)
 
     def raw_predict(x: Any, n_threads: int | None = None) -> Array:
         return _summed(kernel, np.asarray(estimator._preprocess_X(x, reset=False), np.float64), start)
@@ -93,13 +97,14 @@ def _among(left: Array, known: Array, missing_left: bool) -> Question:
     return Question(breaks=np.nextafter(np.arange(0.0, len(left) + 1), -np.inf), goes_left=goes_left)
 
 
-def _of_stages(estimator: Any) -> None:
-    width = int(estimator.n_trees_per_iteration_)
-    trees = [
-        _of_tree(fitted.tree_, estimator.learning_rate * fitted.tree_.value[:, 0, 0], never_missing=True)
-        for fitted in estimator.estimators_.ravel()
-    ]
-    kernel = _kernel(trees, estimator, width)
+def _of_stages(estimator: Any, place: Place | None) -> None:
+    def trees() -> list[Tree]:
+        return [
+            _of_tree(fitted.tree_, estimator.learning_rate * fitted.tree_.value[:, 0, 0], never_missing=True)
+            for fitted in estimator.estimators_.ravel()
+        ]
+
+    kernel = _kernel(trees, estimator, int(estimator.n_trees_per_iteration_), place)
 
     def raw_predict(x: Any) -> Array:
         start: Array = estimator._raw_predict_init(x)
@@ -108,24 +113,27 @@ def _of_stages(estimator: Any) -> None:
     estimator._raw_predict = raw_predict
 
 
-def _of_forest(estimator: Any) -> None:
-    _mean(estimator, estimator.estimators_, estimator._validate_X_predict)
+def _of_forest(estimator: Any, place: Place | None) -> None:
+    _mean(estimator, estimator.estimators_, estimator._validate_X_predict, place)
     # Gigabytes for deep trees, of which checks of the rows ask the first one.
     estimator.estimators_ = estimator.estimators_[:1]
 
 
-def _of_one(estimator: Any) -> None:
-    _mean(estimator, [estimator], lambda x: estimator._validate_X_predict(x, True))
+def _of_one(estimator: Any, place: Place | None) -> None:
+    _mean(estimator, [estimator], lambda x: estimator._validate_X_predict(x, True), place)
 
 
-def _mean(estimator: Any, fitted: Sequence[Any], checked: Callable[[Any], Any]) -> None:
+def _mean(estimator: Any, fitted: Sequence[Any], checked: Callable[[Any], Any], place: Place | None) -> None:
     """Replace what gives the mean of trees: shares of classes, or values."""
     if estimator.n_outputs_ != 1:
         raise NotCompilable("it has several outputs")
     classifies = hasattr(estimator, "classes_")
     width = int(estimator.n_classes_) if classifies else 1
-    trees = [_of_tree(each.tree_, each.tree_.value[:, 0, :width]) for each in fitted]
-    kernel, count, start = _kernel(trees, estimator, width), len(trees), np.zeros(width)
+
+    def trees() -> list[Tree]:
+        return [_of_tree(each.tree_, each.tree_.value[:, 0, :width]) for each in fitted]
+
+    kernel, count, start = _kernel(trees, estimator, width, place), len(fitted), np.zeros(width)
 
     def mean(x: Any) -> Array:
         sums = _by_blocks(checked(x), lambda rows, begin: _summed(kernel, rows, start))
@@ -178,7 +186,7 @@ _KINDS = {
         for kind in ("Classifier", "Regressor")
     },
 }
-_ACCELERATE: dict[str, Callable[[Any], None]] = {
+_ACCELERATE: dict[str, Callable[[Any, Place | None], None]] = {
     "histograms": _of_histograms,
     "stages": _of_stages,
     "forest": _of_forest,
@@ -186,12 +194,16 @@ _ACCELERATE: dict[str, Callable[[Any], None]] = {
 }
 
 
-def _kernel(trees: Sequence[Tree], estimator: Any, sums: int) -> TreeKernel:
+def _kernel(trees: Callable[[], Sequence[Tree]], estimator: Any, sums: int, place: Place | None) -> TreeKernel:
     """Trees that add to all sums, or, with one number a leaf, to one after the other."""
-    several = bool(trees) and trees[0].leaves.ndim == 2
-    groups = np.zeros(len(trees), np.int32) if several else (np.arange(len(trees)) % sums).astype(np.int32)
-    forest = Forest(trees=trees, features=int(estimator.n_features_in_), groups=groups, sums=sums)
-    return kernel_of(forest, dtype="f8")
+
+    def forest() -> Forest:
+        found = trees()
+        several = bool(found) and found[0].leaves.ndim == 2
+        groups = np.zeros(len(found), np.int32) if several else (np.arange(len(found)) % sums).astype(np.int32)
+        return Forest(trees=found, features=int(estimator.n_features_in_), groups=groups, sums=sums)
+
+    return kernel_of(forest, dtype="f8", place=place)
 
 
 def _by_blocks(x: Any, sums: Callable[[Array, int], Array]) -> Array:

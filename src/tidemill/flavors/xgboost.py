@@ -90,15 +90,15 @@ class XGBoostModel(Model):
         }
         self._rule = _rule(said, options)
         self._linear = said.booster == "gblinear"
-        self._compiled = self._compile(learner) if options.accelerate else None
-        self._library = Booster(content, path)
+        self._compiled = self._compile(learner, options.kernel_file) if options.accelerate else None
+        self._library = Booster(content, path) if self._compiled is None else None
         self.info = self._describe()
 
-    def _compile(self, learner: Mapping[str, Any]) -> TreeBooster | None:
+    def _compile(self, learner: Mapping[str, Any], kept_at: str | None) -> TreeBooster | None:
         try:
             if not math.isnan(self._missing):
                 raise NotCompilable(f"{self._missing:g} stands for a missing number")
-            booster = TreeBooster(learner, self._said)
+            booster = TreeBooster(learner, self._said, kept_at)
         except NotCompilable as exc:
             self.not_accelerated = str(exc)
             return None
@@ -134,8 +134,9 @@ class XGBoostModel(Model):
 
     def _notes(self) -> tuple[str, ...]:
         said, notes = self._said, []
-        if said.rounds is not None and said.rounds < self._library.rounds:
-            notes.append(f"predicts with the best {said.rounds} of {self._library.rounds} rounds of boosting")
+        boosted = said.boosted if self._library is None else self._library.rounds
+        if said.rounds is not None and boosted is not None and said.rounds < boosted:
+            notes.append(f"predicts with the best {said.rounds} of {boosted} rounds of boosting")
         if said.codes_expected:
             notes.append("the file lists no categories: categorical columns must hold the codes used in training")
         for position, listed in said.categories.items():
@@ -181,6 +182,7 @@ class XGBoostModel(Model):
         margin = self._said.objective == "multi:softmax"
         if self._compiled is not None:
             return _columns(self._rule, self._compiled.predict(Vectors(batch, "f4")), margin)
+        assert self._library is not None
         matrix = to_matrix(batch, dtype=None)
         if self._linear:
             values = self._library.predict_linear(matrix, missing=self._missing, margin=margin)
@@ -190,7 +192,8 @@ class XGBoostModel(Model):
         return _columns(self._rule, values, margin)
 
     def close(self) -> None:
-        self._library.close()
+        if self._library is not None:
+            self._library.close()
 
 
 def _columns(rule: AnyRule, values: Array, margin: bool) -> pa.RecordBatch:

@@ -55,6 +55,8 @@ class ModelFile:
     trees: int
     rounds: int | None
     """Rounds of boosting up to the best one, if training looked for it."""
+    boosted: int | None
+    """Rounds of boosting in all; files of older releases do not say."""
     classifier: bool
     """Whether scikit-learn's classifier saved it."""
     version: tuple[int, ...]
@@ -106,7 +108,8 @@ def _read(said: Any) -> ModelFile:
     if booster["name"] == "gblinear":
         _check_linear(booster["model"], features, width)
     trees = _check_trees(booster, features, width)
-    cats = (booster.get("gbtree") or booster)["model"].get("cats", {})
+    model = (booster.get("gbtree") or booster)["model"]
+    borders = model.get("iteration_indptr", ())
     best = attributes.get("best_iteration")
     return ModelFile(
         booster=booster["name"],
@@ -114,11 +117,12 @@ def _read(said: Any) -> ModelFile:
         features=features,
         names=names,
         types=types,
-        categories=_categories(cats.get("enc", ()), features),
+        categories=_categories(model.get("cats", {}).get("enc", ()), features),
         classes=classes,
         targets=targets,
         trees=trees,
         rounds=None if best is None or booster["name"] == "gblinear" else int(best) + 1,
+        boosted=len(borders) - 1 if len(borders) else None,
         classifier=json.loads(attributes.get("scikit_learn", "{}")).get("_estimator_type") == "classifier",
         version=tuple(int(each) for each in said["version"]),
     )

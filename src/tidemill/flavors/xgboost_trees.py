@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tidemill.flavors.xgboost_file import ModelFile
+from tidemill.kernels.kept import Place
 from tidemill.kernels.library import NotCompilable
 from tidemill.kernels.transforms import exponential, logarithm, logistic, softmax
 from tidemill.kernels.tree import Forest, Question, Tree
@@ -34,8 +35,9 @@ _IDENTITY = (
 class TreeBooster:
     """A booster of tables. `predict` may be called from several threads at once."""
 
-    def __init__(self, learner: Mapping[str, Any], said: ModelFile) -> None:
-        """As `xgboost_file.read` gave them. Raises NotCompilable."""
+    def __init__(self, learner: Mapping[str, Any], said: ModelFile, kept_at: str | None = None) -> None:
+        """As `xgboost_file.read` gave them; its kernel is kept at `kept_at`, as `PredictOptions.kernel_file` says.
+        Raises NotCompilable."""
         if said.booster == "gblinear":
             raise NotCompilable("it is a linear function")
         if said.booster == "dart":
@@ -45,10 +47,13 @@ class TreeBooster:
         self._convert = _converter(said.objective)
         self._start = _start(learner["learner_model_param"]["base_score"], said.objective, width)
         count = _counted(trees, said)
-        groups = np.asarray(trees["tree_info"][:count], np.int32)
-        found = [_tree(tree) for tree in trees["trees"][:count]]
-        forest = Forest(trees=found, features=said.features, groups=groups, sums=width)
-        self._kernel = kernel_of(forest, dtype="f4")
+
+        def forest() -> Forest:
+            groups = np.asarray(trees["tree_info"][:count], np.int32)
+            found = [_tree(tree) for tree in trees["trees"][:count]]
+            return Forest(trees=found, features=said.features, groups=groups, sums=width)
+
+        self._kernel = kernel_of(forest, dtype="f4", place=Place.at(kept_at, __file__))
 
     def predict(self, columns: Sequence[Array]) -> Array:
         """Predictions of contiguous float32 vectors, NaN for missing: (rows, width) as float32."""

@@ -54,7 +54,10 @@ class Ensemble:
 class Tables:
     """What the compiled library scores by."""
 
-    breaks: tuple[Array, ...]
+    breaks: Array
+    """Of one feature after the other; those of a feature ascend."""
+    edges: Array
+    """int64: where the breaks of each feature begin, and where all end."""
     groups: Array
     sums: int
     pairs: Array
@@ -76,12 +79,11 @@ class Tables:
     @property
     def wide(self) -> bool:
         """Whether a rank needs two bytes."""
-        return any(len(breaks) + 2 > 256 for breaks in self.breaks)
+        return bool(np.diff(self.edges).max(initial=0) + 2 > 256)
 
 
-def ensemble_of(forest: Forest) -> Ensemble:
+def ensemble_of(forest: Forest, breaks: tuple[Array, ...]) -> Ensemble:
     """The forest with the answers of all its tests, which `table_bytes` found to be not too many."""
-    breaks = _breaks(forest)
     bounds = np.cumsum([0, *(len(tree.feature) for tree in forest.trees)])
     features = joined([tree.feature for tree in forest.trees], np.int32)
     threshold = joined([tree.threshold for tree in forest.trees], forest.test_type)
@@ -112,26 +114,34 @@ def ensemble_of(forest: Forest) -> Ensemble:
     )
 
 
-def table_bytes(forest: Forest) -> int | None:
+def table_bytes(forest: Forest, breaks: tuple[Array, ...]) -> int | None:
     """How large the tables of a forest would be; None where a feature has more breaks than a rank can say."""
-    ranks = np.array([len(each) + 2 for each in _breaks(forest)], np.int64)
+    ranks = np.array([len(each) + 2 for each in breaks], np.int64)
     if ranks.max(initial=0) > MAX_BREAKS + 2:
         return None
     return 8 * sum(int(ranks[np.unique(tree.feature)].sum()) * _words(tree) for tree in forest.trees)
 
 
-def _breaks(forest: Forest) -> tuple[Array, ...]:
-    """Of each feature, all values at which a test may change its answer."""
-    found: list[list[Array]] = [[] for _ in range(forest.features)]
-    for tree in forest.trees:
-        plain = np.ones(len(tree.feature), bool)
-        for node, question in tree.questions.items():
-            plain[node] = False
-            found[tree.feature[node]].append(question.breaks)
-        for number in np.unique(tree.feature[plain]).tolist():
-            thresholds = tree.threshold[plain & (tree.feature == number)]
-            found[number].append(thresholds[~np.isnan(thresholds)])
-    return tuple(np.unique(joined(each, forest.test_type)) for each in found)
+def breaks_of(forest: Forest) -> tuple[Array, ...]:
+    """Of each feature, ascending, all values at which a test may change its answer."""
+    features = joined([tree.feature for tree in forest.trees], np.int32)
+    values = joined([tree.threshold for tree in forest.trees], forest.test_type)
+    kept = ~np.isnan(values)
+    bounds = np.cumsum([0, *(len(tree.feature) for tree in forest.trees)])
+    of, asked = [features], [values]
+    for node, question in _questions(forest, bounds):
+        kept[node] = False
+        of.append(np.full(len(question.breaks), features[node], np.int32))
+        asked.append(question.breaks)
+    of[0], asked[0] = features[kept], values[kept]
+    features, values = joined(of, np.int32), joined(asked, forest.test_type)
+    order = np.lexsort((values, features))
+    features, values = features[order], values[order]
+    new = np.ones(len(values), bool)
+    new[1:] = (features[1:] != features[:-1]) | (values[1:] != values[:-1])
+    features, values = features[new], values[new]
+    edges = np.searchsorted(features, np.arange(forest.features + 1)).tolist()
+    return tuple(values[begin:end] for begin, end in pairwise(edges))
 
 
 def _questions(forest: Forest, bounds: Array) -> Iterator[tuple[int, Question]]:
@@ -177,7 +187,8 @@ def compile_tables(ensemble: Ensemble, *, dtype: str) -> Tables:
         first_leaf.append(first_leaf[-1] + len(order))
     where = joined(features, np.int32)
     return Tables(
-        breaks=ensemble.breaks,
+        breaks=joined(ensemble.breaks, ensemble.breaks[0].dtype if ensemble.breaks else np.float64),
+        edges=np.cumsum([0, *map(len, ensemble.breaks)]),
         groups=ensemble.groups,
         sums=ensemble.sums,
         pairs=np.array(pairs, np.int64),
@@ -201,11 +212,11 @@ class TableKernel:
         self._tables = tables
         self._float = tables.leaves.dtype.str[1:]
         self._rank_type = np.dtype(np.uint16 if tables.wide else np.uint8)
-        breaks_type = tables.breaks[0].dtype.str[1:] if tables.breaks else "f8"
+        breaks_type = tables.breaks.dtype.str[1:]
         self._rank = getattr(found, f"tidemill_rank_{breaks_type}_{self._rank_type.str[1:]}")
         self._score = getattr(found, f"tidemill_score_{self._rank_type.str[1:]}_{self._float}")
         self._rank.restype = self._score.restype = None
-        self._padded = tuple(_padded(each) for each in tables.breaks)
+        self._padded = tuple(_padded(tables.breaks[begin:end]) for begin, end in pairwise(tables.edges.tolist()))
 
     def scores(self, columns: Sequence[Array], start: Array) -> Array:
         """Sums of each row, (sums, rows): `start`, (sums,) or (sums, rows), and then the leaves, tree by tree.
@@ -218,9 +229,9 @@ class TableKernel:
         ranked = np.empty((len(columns), rows), self._rank_type)
         for feature in tables.used:
             padded, steps = self._padded[feature]
-            missing = len(tables.breaks[feature]) + 1
+            missing = tables.edges[feature + 1] - tables.edges[feature] + 1
             # The address is good as long as there is this name for the vector.
-            column = np.ascontiguousarray(columns[feature], tables.breaks[feature].dtype)
+            column = np.ascontiguousarray(columns[feature], tables.breaks.dtype)
             self._rank(
                 _at(column), ctypes.c_int64(rows), _at(padded), ctypes.c_int32(steps),
                 ctypes.c_int32(missing), _at(ranked[feature]),

@@ -57,6 +57,7 @@ class Places:
     stdin: Path
     logs: Path
     environments: Path
+    kernels: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +146,7 @@ class Context:
             entries=self.entries,
             compute=self.compute,
             environments=self.places.environments,
+            kernels=self.places.kernels,
             observers=observers,
             allow_upgrade=allow_upgrade,
             identified=identified,
