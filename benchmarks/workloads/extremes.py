@@ -9,13 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.workloads.line_ups import FLOORS, OWN, SCRIPTS
+from benchmarks.workloads.line_ups import CLUSTERS, MAIN, OWN, SCRIPTS
 from benchmarks.workloads.workload import Prepared, Workload, made
 
 WIDTH = 2_000
 WIDE_ROWS_PER_FILE = 10_000
 NARROW_ROWS_PER_FILE = 2_500_000
-CONTESTANTS = (*FLOORS, *OWN, *SCRIPTS, "ray-actors", "spark-arrow")
 
 
 def wide_table(seed: int, rows: int) -> pa.Table:
@@ -88,7 +87,7 @@ WORKLOADS = (
         quick_rows=5_000,
         make=_wide,
         tolerance=1e-12,
-        contestants=CONTESTANTS,
+        contestants=MAIN,
         family="lightgbm",
     ),
     Workload(
@@ -98,7 +97,7 @@ WORKLOADS = (
         quick_rows=500_000,
         make=_narrow,
         tolerance=1e-12,
-        contestants=("floor", *OWN, *SCRIPTS),
+        contestants=("floor", *OWN, *SCRIPTS, *CLUSTERS),
         family="lightgbm",
     ),
 )

@@ -6,12 +6,12 @@ A file that is damaged, or that other code made, counts as none. What cannot be 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BufferedRandom, BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -46,27 +46,27 @@ class Place:
         """What was written by this very code; None if there is nothing whole."""
         path = self._path()
         try:
-            content = memoryview(path.read_bytes())
-            os.utime(path)
+            with path.open("rb") as file:
+                if file.read(_DIGEST_BYTES) != _digest(file):
+                    return None
+                os.utime(path)
+                with np.load(file, allow_pickle=False) as parts:
+                    return {name: part if (part := parts[name]).ndim else part.item() for name in parts.files}
         except OSError:
             return None
-        digest, body = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-        if hashlib.sha256(body).digest() != digest:
-            return None
-        with np.load(io.BytesIO(body), allow_pickle=False) as file:
-            return {name: part if (part := file[name]).ndim else part.item() for name in file.files}
 
     def write(self, parts: Mapping[str, Any]) -> None:
         """Keep arrays, numbers and words by name. Whoever reads meanwhile sees the old file or the new one."""
-        body = io.BytesIO()
-        np.savez(body, allow_pickle=False, **parts)
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             handle, scratch = tempfile.mkstemp(dir=self.folder, suffix=ENDING)
             try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(hashlib.sha256(body.getbuffer()).digest())
-                    file.write(body.getbuffer())
+                with os.fdopen(handle, "w+b") as file:
+                    file.write(bytes(_DIGEST_BYTES))
+                    np.savez(file, allow_pickle=False, **parts)
+                    digest = _digest(file)
+                    file.seek(0)
+                    file.write(digest)
                 os.replace(scratch, self._path())
             except BaseException:
                 with suppress(OSError):
@@ -85,6 +85,14 @@ class Place:
             if number >= MOST_FILES or (number and size > MOST_BYTES):
                 with suppress(OSError):
                     path.unlink()
+
+
+def _digest(file: BufferedReader | BufferedRandom) -> bytes:
+    """Of all behind the digest, where the file then stands."""
+    file.seek(_DIGEST_BYTES)
+    digest = hashlib.file_digest(file, "sha256").digest()
+    file.seek(_DIGEST_BYTES)
+    return digest
 
 
 def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:
