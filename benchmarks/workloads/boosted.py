@@ -95,7 +95,7 @@ WORKLOADS = (
     Workload(
         name="W1-xgboost",
         title="XGBoost, 200 trees of 63 leaves, 20 of 36 columns of Parquet",
-        rows=1_000_000,
+        rows=3_000_000,
         quick_rows=100_000,
         make=_xgboost,
         tolerance=1e-6,

@@ -84,7 +84,7 @@ WORKLOADS = (
     Workload(
         name="W2-linear",
         title="scikit-learn: one-hot and scaler, then a ridge regression",
-        rows=1_000_000,
+        rows=4_000_000,
         quick_rows=100_000,
         make=lambda rows: _prepared("linear", rows),
         tolerance=1e-9,
@@ -95,7 +95,7 @@ WORKLOADS = (
     Workload(
         name="W2-boosting",
         title="scikit-learn: one-hot and scaler, then histogram boosting of 200 trees",
-        rows=250_000,
+        rows=500_000,
         quick_rows=50_000,
         make=lambda rows: _prepared("boosting", rows),
         tolerance=1e-9,

@@ -76,7 +76,7 @@ WORKLOADS = (
     Workload(
         name="W5-texts",
         title="alt-profanity-check's classifier over texts of mixed length",
-        rows=200_000,
+        rows=600_000,
         quick_rows=20_000,
         make=_prepared,
         tolerance=0.0,
