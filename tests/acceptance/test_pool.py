@@ -20,7 +20,7 @@ from tidemill.bootstrap.preloads import PRELOAD
 from tidemill.domain.admission import Needs
 from tidemill.domain.errors import StoreUnavailable
 from tidemill.domain.job import Job, JobState, Lease, NewJob, Want
-from tidemill.engine.recall import Recall
+from tidemill.engine.recall import Recall, Recent
 from tidemill.engine.worker import DEATHS_SECONDS, MAX_DEATHS
 from tidemill.executors.local import LocalExecutor
 from tidemill.ports.observer import Observer
@@ -432,7 +432,7 @@ def test_a_registered_model_is_not_looked_at_again(shop: Workshop, monkeypatch: 
     assert manifest["environment"] is None
 
 
-class Asked(Recall):
+class Asked(Recent[dict[str, Any]]):
     """Notes whether what was asked for was remembered."""
 
     found: ClassVar[list[bool]] = []
@@ -445,7 +445,7 @@ class Asked(Recall):
 
 def test_a_model_is_loaded_for_planning_once(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next job's planner knows what the first one's found out, and both results are the same."""
-    monkeypatch.setattr(work, "Recall", Asked)
+    monkeypatch.setattr(work, "Recall", lambda: Recall(infos=Asked()))
     flights = pq.read_table(DEMO / "flights.parquet").slice(0, 500)
     pq.write_table(flights, shop.folder / "flights.parquet")
     shop.pool()

@@ -113,7 +113,7 @@ def shown(read: float, model: float, write: float, *, clock: float | None = None
         cpu_seconds=sum(seconds.values()) + 0.4,
         peak_memory_bytes=peak,
     )
-    return Shown(used=used, rows=rows, rows_left=left)
+    return Shown(rows_left=0).after(rows, used, left)
 
 
 def more(seen: Shown, *, host: Host = ALONE, of: Any = None, asked: ComputeSpec | None = None) -> Layout | None:
@@ -146,7 +146,7 @@ def test_so_many_scorers_that_their_readers_and_writers_keep_up(stages: Any, sco
         (shown(0.9, 2.2, 0.4, left=1_000_000), "it would take longer to start than it saves"),
         (shown(0.9, 2.2, 0.4, left=0), "nothing is left"),
         (shown(0.9, 2.2, 0.4, peak=4 * GB), "two do not fit with room to spare"),
-        (Shown(used=Usage(), rows=0, rows_left=100), "nothing was measured"),
+        (Shown(rows_left=10_000_000), "nothing was measured"),
     ],
 )
 def test_one_scorer_stays_alone_where_more_would_not_help(seen: Shown, words: str) -> None:
@@ -173,3 +173,11 @@ def test_who_asked_for_scorers_or_memory_has_processes_or_a_gpu_gets_no_more() -
 def test_among_other_jobs_it_shares_what_is_its_own() -> None:
     assert more(shown(0.9, 2.2, 0.4), host=among(4)) is None
     assert more(shown(1.0, 0.1, 0.2), host=among(2)) == Layout(scorers=3, threads=1, memory_bytes=2 * GB)
+
+
+def test_a_start_is_what_the_first_chunk_took_beside_its_stages() -> None:
+    """Later chunks have some of it, too, which belongs to no start."""
+    used = Usage(read_cpu_seconds=0.2, model_cpu_seconds=0.3, write_cpu_seconds=0.1, cpu_seconds=1.0)
+    once = Shown(rows_left=30).after(10, used, 20)
+    assert once.start_seconds == pytest.approx(0.4)
+    assert once.after(10, used, 10) == Shown(rows_left=10, rows=20, used=used + used, start_seconds=once.start_seconds)

@@ -1,7 +1,7 @@
 """How many scorers a job gets, with how many threads and how much memory, and which of them are alike.
 
-A job begins with what its class of model wants. Where its first chunks show that this leaves cores idle, it gets more
-(docs/adr/0033).
+A job begins with what its class of model wants. Where its first chunks show that this leaves cores idle, or a job like
+it showed so before, it gets more (docs/adr/0033).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tidemill.domain.admission import Needs
 from tidemill.domain.plan import PlanSummary
-from tidemill.domain.receipt import Usage
+from tidemill.domain.receipt import NO_USAGE, Usage
 from tidemill.wire.spec import ComputeSpec
 
 LEAST_BYTES = 1 << 30
@@ -55,12 +55,19 @@ class Layout:
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """What the first chunks of a job showed, and what is left of it."""
+    """What chunks of a single scorer showed, and how many rows are left to profit by it."""
 
-    used: Usage
-    """Of one scorer, from its start on."""
-    rows: int
     rows_left: int
+    rows: int = 0
+    used: Usage = NO_USAGE
+    """For these rows, and for its start."""
+    start_seconds: float = 0.0
+    """CPU time that the start took; next to none of a warm scorer."""
+
+    def after(self, rows: int, used: Usage, rows_left: int) -> Shown:
+        """What is shown when one more chunk is done."""
+        start = self.start_seconds if self.rows else max(0.0, used.cpu_seconds - sum(_stages(used)))
+        return Shown(rows_left=rows_left, rows=self.rows + rows, used=self.used + used, start_seconds=start)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +104,11 @@ class Host:
         ):
             return None
         used, cores, rows = shown.used, self._cores(needs), max(shown.rows, 1)
-        cpu = (used.read_cpu_seconds, used.model_cpu_seconds, used.write_cpu_seconds)
-        every, model = sum(cpu) / rows, used.model_seconds / rows
+        every, model = sum(_stages(used)) / rows, used.model_seconds / rows
         if every <= 0:
             return None
         narrow = max(used.read_cpu_seconds, used.write_cpu_seconds) / rows / BUSY
-        start = max(0.0, used.cpu_seconds - sum(cpu)) + FORK_SECONDS
+        start = shown.start_seconds + FORK_SECONDS
         chunks_left = shown.rows_left * plan.chunks // max(plan.rows, 1)
         for scorers in range(min(cores, chunks_left, math.ceil(cores * narrow / every)), 1, -1):
             threads = -(-cores // scorers)
@@ -143,6 +149,11 @@ class Host:
         else:
             share = total * threads // (self.compute.cores + 1)
         return max(share, min(total // 2, LEAST_BYTES + BYTES_PER_MODEL_BYTE * model_bytes))
+
+
+def _stages(used: Usage) -> tuple[float, float, float]:
+    """CPU seconds of reading, the model, writing."""
+    return used.read_cpu_seconds, used.model_cpu_seconds, used.write_cpu_seconds
 
 
 def probe_bytes(memory_bytes: int | None, peak_bytes: int) -> int:

@@ -19,7 +19,7 @@ from tidemill.domain.errors import (
 )
 from tidemill.domain.job import Job, Lease
 from tidemill.domain.plan import PlanSummary
-from tidemill.domain.receipt import NO_USAGE, Receipt
+from tidemill.domain.receipt import Receipt
 from tidemill.engine.heartbeat import Heartbeat
 from tidemill.engine.layout import Shown, probe_bytes
 from tidemill.engine.quarantine import Quarantine
@@ -80,7 +80,8 @@ class Scoring:
     on_commit: Callable[[Sequence[Receipt]], None]
     on_lost: Callable[[ScorerLost], None]
     more: Callable[[Shown], tuple[ScorerSpec, int] | None]
-    """Asked after each chunk of a single scorer: of which spec, and how many more, there are to be."""
+    """Asked before the first chunk and after each one of a single scorer: of which spec, and how many more, there
+    are to be."""
     _crashes: int = 0
     """Deaths of scorers that nothing explains, since this worker's last commit."""
     _attempts: int = 0
@@ -106,7 +107,7 @@ class Scoring:
         Raises JobFailed kinds, LeaseLost, StoreUnavailable.
         """
         self._predicted, self._rejected = self.job.counts.predicted, self.job.counts.rejected
-        self._shown = Shown(used=NO_USAGE, rows=0, rows_left=0)
+        self._shown = Shown(rows_left=self._rows_left())
         self._quarantine = Quarantine(self.plan.batch_rows, self._next_attempt)
         chunks = self._uncommitted()
         following = next(chunks, None)
@@ -116,6 +117,7 @@ class Scoring:
         why: Leave | None = None
         finished = False
         try:
+            self._grow(scorers)
             while following is not None or self._in_flight or self._ready or self._quarantine:
                 why = self.stop() or why
                 if why is not None and why.at_once:
@@ -158,7 +160,9 @@ class Scoring:
     def _handle(self, event: Event, scorers: ScorerSet) -> None:
         if isinstance(event, Done):
             self._done(event)
-            self._grow(event, scorers)
+            if self.scorers == 1 and event.receipt is not None:
+                self._shown = self._shown.after(event.receipt.rows, event.receipt.usage, self._rows_left())
+                self._grow(scorers)
         elif isinstance(event, Progress):
             if event.run.attempt in self._in_flight:
                 self._in_flight[event.run.attempt] = event
@@ -182,16 +186,12 @@ class Scoring:
                 self._busy[stage] += getattr(event.receipt.usage, f"{stage}_seconds")
             self._expect(event.receipt.usage.model_seconds, event.receipt.rows)
 
-    def _grow(self, done: Done, scorers: ScorerSet) -> None:
-        """Start more scorers once the chunks of a single one show that it is too few."""
-        if self.scorers != 1 or done.receipt is None:
-            return
-        self._shown = Shown(
-            used=self._shown.used + done.receipt.usage,
-            rows=self._shown.rows + done.receipt.rows,
-            rows_left=self.plan.rows - self._predicted - self._rejected - sum(each.rows for each in self._ready),
-        )
-        found = self.more(self._shown)
+    def _rows_left(self) -> int:
+        return self.plan.rows - self._predicted - self._rejected - sum(each.rows for each in self._ready)
+
+    def _grow(self, scorers: ScorerSet) -> None:
+        """Have more scorers if a single one is known to be too few."""
+        found = self.more(self._shown) if self.scorers == 1 else None
         if found is not None:
             spec, more = found
             scorers.grow(spec, more)

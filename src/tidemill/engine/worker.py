@@ -49,9 +49,10 @@ from tidemill.engine.held import Held
 from tidemill.engine.layout import Compute, Host, Layout, Shown
 from tidemill.engine.manifest import build_manifest
 from tidemill.engine.modelkey import model_key
-from tidemill.engine.recall import Recall, info_key
+from tidemill.engine.recall import Recall, info_key, shown_key
 from tidemill.engine.recording import Recording
 from tidemill.engine.scoring import Leave, Scoring, ScoringLimits
+from tidemill.engine.tuning import Tuning
 from tidemill.ports.executor import Executor, ScorerLost, ScorerSpec
 from tidemill.ports.observer import JobProgress, Observer
 from tidemill.ports.sink import Sink, StagedFile
@@ -287,7 +288,7 @@ class _Run:
             "staging": self.job.staging,
             "epoch": self.lease.epoch,
             "model": self.model,
-            "info": self.worker.recall.get(info_key(self.model, self.environment, self.spec)),
+            "info": self.worker.recall.infos.get(info_key(self.model, self.environment, self.spec)),
             "parent": parent,
             "confines": None if self.worker.confines is None else self.worker.confines.to_json(),
             **chosen,
@@ -340,7 +341,7 @@ class _Run:
 
     def _planning(self, seen: Mapping[str, Any]) -> None:
         if "info" in seen:
-            self.worker.recall.put(info_key(self.model, self.environment, self.spec), seen["info"])
+            self.worker.recall.infos.put(info_key(self.model, self.environment, self.spec), seen["info"])
         if "scores" in seen:
             self.recording.add(seen["scores"])
             return
@@ -376,11 +377,18 @@ class _Run:
         """Score what is not committed yet. False if the job was left instead."""
         self.sink.sweep(self.job.id, self._is_kept())
         running = self.worker.jobs_running
-        host = Host(compute=self.worker.compute, jobs_running=None if running is None else running())
-        layout = host.lay_out(plan, self.spec.compute, self.job.needs, int(self.model["size_bytes"]))
+        tuning = Tuning(
+            host=Host(compute=self.worker.compute, jobs_running=None if running is None else running()),
+            plan=plan,
+            asked=self.spec.compute,
+            needs=self.job.needs,
+            recent=self.worker.recall.shown,
+            key=shown_key(self.model, plan, self._python, self.worker.gpus),
+        )
+        layout = tuning.lay_out(int(self.model["size_bytes"]))
 
         def more(shown: Shown) -> tuple[ScorerSpec, int] | None:
-            added = host.more(plan, self.spec.compute, self.job.needs, shown)
+            added = tuning.more(shown)
             return None if added is None else (self._scorer(plan, added), added.scorers)
 
         scoring = Scoring(

@@ -138,7 +138,7 @@ class LocalSession(Executor):
             clock=self._nursery.clock,
         )
         try:
-            leased.start(scorers)
+            leased.grow(spec, scorers)
         except BaseException:
             leased.kill()
             raise

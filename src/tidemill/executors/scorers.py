@@ -15,7 +15,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
 from tidemill.domain.errors import ChildDied, ModelUnusable, TidemillError, from_json
 from tidemill.domain.receipt import Receipt
@@ -130,18 +129,13 @@ class LocalScorerSet(ScorerSet):
         self._failure: TidemillError | None = None
         self._started = False
 
-    def start(self, scorers: int) -> None:
-        """Take over what fits, have the other scorers forked."""
-        taken = self._warm.take(self._spec, scorers)
-        self._scorers = [_Scorer(child, self._spec, heard_at=self._clock(), kept=True) for child in taken]
-        for scorer in self._scorers:
-            self._take_over(scorer.child)
-        while len(self._scorers) < scorers:
-            self._scorers.append(self._fork(self._spec, 0))
-
     def grow(self, spec: ScorerSpec, scorers: int) -> None:
-        spec = replace(spec, warm_key=None)
-        for _ in range(scorers):
+        """Take over what fits, have the other scorers forked."""
+        taken = [_Scorer(child, spec, heard_at=self._clock(), kept=True) for child in self._warm.take(spec, scorers)]
+        self._scorers += taken
+        for scorer in taken:
+            self._take_over(scorer)
+        for _ in range(scorers - len(taken)):
             self._scorers.append(self._fork(spec, 0))
 
     def submit(self, run: ChunkRun) -> None:
@@ -226,9 +220,9 @@ class LocalScorerSet(ScorerSet):
         child.post({"entry": spec.entry, "job": dict(spec.job)})
         return _Scorer(child, spec, heard_at=self._clock(), fruitless=fruitless)
 
-    def _take_over(self, child: Child) -> None:
-        self._brood.bear(lambda: child)
-        child.post({"op": "job", "job": dict(self._spec.job)})
+    def _take_over(self, scorer: _Scorer) -> None:
+        self._brood.bear(lambda: scorer.child)
+        scorer.child.post({"op": "job", "job": dict(scorer.spec.job)})
 
     def _look(self) -> None:
         now = self._clock()
@@ -331,13 +325,14 @@ class LocalScorerSet(ScorerSet):
         elif not death.orphan and (scorer.ready or not scorer.kept):
             # One that could not be handed over proves nothing: a fresh one is asked.
             scorer.fruitless += 1
-        if scorer.refusal is not None:
-            self._failure = scorer.refusal
-        elif scorer.fruitless >= (OUTSIDE_DEATHS if verdict.outside else FRUITLESS_DEATHS):
-            # Where one scorer fits into memory and two do not, one has to do.
-            scorer.retired = self._started and len(self._scorers) > 1
-            if not scorer.retired:
-                self._failure = _unusable(scorer, verdict, log)
+        refused = scorer.refusal is not None
+        if not refused and scorer.fruitless < (OUTSIDE_DEATHS if verdict.outside else FRUITLESS_DEATHS):
+            return
+        # Where one scorer fits into memory and two do not, one has to do: one of those that were leased.
+        added = scorer.spec is not self._spec
+        scorer.retired = len(self._scorers) > 1 and (added or (self._started and not refused))
+        if not scorer.retired:
+            self._failure = scorer.refusal or _unusable(scorer, verdict, log)
 
     def _replace(self, lost: _Scorer) -> None:
         place = self._scorers.index(lost)

@@ -136,8 +136,9 @@ class ScorerSet(ABC):
 
     @abstractmethod
     def grow(self, spec: ScorerSpec, scorers: int) -> None:
-        """Start so many more, of a spec that gives the same predictions: other threads, another bound of memory.
-        They are never kept. Raises ChildDied if they cannot be forked."""
+        """Have so many more, of a spec that gives the same predictions: other threads, another bound of memory.
+        They are taken over, started and kept as those that were leased; if they cannot start the set goes on
+        without them. Raises ChildDied if they cannot be forked."""
 
     @property
     @abstractmethod

@@ -74,7 +74,7 @@ class ScorerContract:
         assert ended(finish(scorers, 1)) == ["done-2"]
         scorers.kill()
 
-    def test_more_scorers_join_and_are_never_kept(self, executor: Executor, tmp_path: Path) -> None:
+    def test_more_scorers_join(self, executor: Executor, tmp_path: Path) -> None:
         first, more = tmp_path / "first", tmp_path / "more"
         first.mkdir()
         more.mkdir()
@@ -92,13 +92,23 @@ class ScorerContract:
         wait_until(lambda: scorers.poll(0.01) == [] and len(pids_in(more, "ready")) == 3)
         assert len(pids_in(first)) == 1
         scorers.kill()
-        scorers = executor.lease(scorer_spec(first, warm_key="k"), 1, stall_seconds=30)
-        scorers.grow(scorer_spec(more, warm_key="k"), 1)
-        wait_until(lambda: scorers.poll(0.01) == [] and len(pids_in(more, "ready")) == 4)
-        get_ready(scorers, first, 2)
-        scorers.release()
-        wait_until(lambda: not any(process_runs(pid) for pid in pids_in(more)))
-        assert sum(process_runs(pid) for pid in pids_in(first)) == 1
+
+    @pytest.mark.parametrize("how", ["refuse", "die", "starve"])
+    def test_a_set_goes_on_without_those_that_cannot_join(self, executor: Executor, tmp_path: Path, how: str) -> None:
+        """Also while the first one has not started yet."""
+        first, more = tmp_path / "first", tmp_path / "more"
+        first.mkdir()
+        more.mkdir()
+        (first / "claim").touch()
+        scorers = executor.lease(scorer_spec(first, "one by one"), 1, stall_seconds=30)
+        scorers.grow(scorer_spec(more, how), 2)
+        wait_until(lambda: scorers.poll(0.01) == [] and scorers.free == 2)
+        assert len(pids_in(more)) == (2 if how == "refuse" else 6)
+        (first / "go").touch()
+        for number in range(2):
+            scorers.submit(make_run(f"done-{number}"))
+        assert ended(finish(scorers, 2)) == ["done-0", "done-1"]
+        scorers.kill()
 
     def test_alone_means_alone(self, executor: Executor, tmp_path: Path) -> None:
         scorers = executor.lease(scorer_spec(tmp_path), 1, stall_seconds=30)

@@ -110,6 +110,21 @@ class WarmContract:
         fewer.kill()
         assert sum(process_runs(pid) for pid in pids_in(second)) == 1
 
+    def test_scorers_that_joined_later_are_kept_as_well(self, executor: Executor, tmp_path: Path) -> None:
+        first, more, second, again = (tmp_path / name for name in "abcd")
+        for folder in (first, more, second, again):
+            folder.mkdir()
+        scorers = done_with(executor, first, warm_key="k")
+        scorers.grow(scorer_spec(more, warm_key="other"), 1)
+        get_ready(scorers, more, 1)
+        scorers.release()
+        scorers = done_with(executor, second, warm_key="k")
+        scorers.grow(scorer_spec(again, warm_key="other"), 2)
+        get_ready(scorers, again, 2)
+        assert pids_in(second) == pids_in(first)
+        assert pids_in(more) < pids_in(again)
+        scorers.kill()
+
     @pytest.mark.parametrize("how", ["refuse", "die", "blunder"])
     def test_one_that_cannot_be_handed_over_is_made_good(self, executor: Executor, tmp_path: Path, how: str) -> None:
         done_with(executor, tmp_path, warm_key="k").release()
