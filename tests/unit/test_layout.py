@@ -180,4 +180,7 @@ def test_a_start_is_what_the_first_chunk_took_beside_its_stages() -> None:
     used = Usage(read_cpu_seconds=0.2, model_cpu_seconds=0.3, write_cpu_seconds=0.1, cpu_seconds=1.0)
     once = Shown(rows_left=30).after(10, used, 20)
     assert once.start_seconds == pytest.approx(0.4)
-    assert once.after(10, used, 10) == Shown(rows_left=10, rows=20, used=used + used, start_seconds=once.start_seconds)
+    later = replace(used, cpu_seconds=0.7)
+    assert once.after(10, later, 10) == Shown(
+        rows_left=10, rows=20, used=used + later, start_seconds=once.start_seconds
+    )

@@ -1,4 +1,4 @@
-"""Scoring with pretended scorers: how much memory those have that look for the row to blame."""
+"""Scoring with pretended scorers: how many there are, and how much memory those have that look for the row to blame."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from tidemill.domain.errors import ModelUnusable, TidemillError
 from tidemill.domain.job import Lease
 from tidemill.domain.receipt import Receipt, Usage
+from tidemill.engine.layout import Shown
 from tidemill.engine.scoring import Scoring, ScoringLimits
 from tidemill.ports.executor import ChunkRun, Done, Event, ScorerLost, ScorerSet, ScorerSpec, Step
 from tidemill.testing.store.factories import ROWS, new_plan, new_receipt
@@ -22,18 +23,21 @@ POISON = 4
 
 @dataclass(kw_only=True)
 class Pretended(ScorerSet):
-    """One scorer, whose model eats memory where the row of chunk 1 is that `POISON` names."""
+    """Scorers that count as one, whose model eats memory where the row of chunk 1 is that `POISON` names."""
 
     stall_seconds: float = 30.0
     spec: ScorerSpec
     loading_takes: int
     runs: list[ChunkRun] = field(default_factory=list)
+    added: list[tuple[int | None, int]] = field(default_factory=list)
+    """(bound of memory, how many)."""
 
     def submit(self, run: ChunkRun) -> None:
         self.runs.append(run)
 
     def grow(self, spec: ScorerSpec, scorers: int) -> None:
-        raise AssertionError("there are never more")
+        assert not self.runs
+        self.added.append((spec.memory_bytes, scorers))
 
     @property
     def free(self) -> int:
@@ -73,11 +77,19 @@ class Bench:
 
     loading_takes: int = 0
     bounds: list[int | None] = field(default_factory=list)
+    more: int = 0
+    """So many more scorers are right from the start."""
+    shown: list[Shown] = field(default_factory=list)
+    added: list[tuple[int | None, int]] = field(default_factory=list)
     committed: list[Receipt] = field(default_factory=list)
 
     def lease(self, spec: ScorerSpec, scorers: int, *, stall_seconds: float) -> ScorerSet:
         self.bounds.append(spec.memory_bytes)
-        return Pretended(spec=spec, loading_takes=self.loading_takes)
+        return Pretended(spec=spec, loading_takes=self.loading_takes, added=self.added)
+
+    def tell(self, shown: Shown) -> tuple[ScorerSpec, int] | None:
+        self.shown.append(shown)
+        return (ScorerSpec(entry="none:none", job={}, memory_bytes=9 * GB), self.more) if self.more else None
 
     def scoring(self) -> Scoring:
         def while_ours(ask: Callable[[], Any]) -> Any:
@@ -101,7 +113,7 @@ class Bench:
             on_progress=lambda progress: None,
             on_commit=lambda receipts: None,
             on_lost=lambda lost: None,
-            more=lambda shown: None,
+            more=self.tell,
             **fakes,
         )
 
@@ -128,3 +140,18 @@ def test_a_model_that_does_not_fit_into_the_small_bound_is_probed_within_the_ful
 def test_a_model_that_fits_nowhere_fails_the_job() -> None:
     with pytest.raises(TidemillError, match="does not fit"):
         Bench(loading_takes=30 * GB).scoring().run()
+
+
+def test_a_single_scorer_shows_each_chunk_that_it_did_itself() -> None:
+    bench = Bench()
+    bench.scoring().run()
+    assert [(shown.rows, shown.rows_left) for shown in bench.shown] == [(0, 2 * ROWS), (ROWS, ROWS)]
+    assert bench.added == []
+
+
+def test_a_job_that_begins_with_several_shows_nothing_and_looks_for_rows_within_the_bound_of_the_first() -> None:
+    bench = Bench(more=3)
+    bench.scoring().run()
+    assert [shown.rows for shown in bench.shown] == [0]
+    assert bench.added == [(9 * GB, 3)]
+    assert bench.bounds == [20 * GB, 20 * GB, 6 * GB, 20 * GB, 6 * GB, 20 * GB]

@@ -117,7 +117,7 @@ class Scoring:
         why: Leave | None = None
         finished = False
         try:
-            self._grow(scorers)
+            self._grow(scorers, None)
             while following is not None or self._in_flight or self._ready or self._quarantine:
                 why = self.stop() or why
                 if why is not None and why.at_once:
@@ -160,9 +160,7 @@ class Scoring:
     def _handle(self, event: Event, scorers: ScorerSet) -> None:
         if isinstance(event, Done):
             self._done(event)
-            if self.scorers == 1 and event.receipt is not None:
-                self._shown = self._shown.after(event.receipt.rows, event.receipt.usage, self._rows_left())
-                self._grow(scorers)
+            self._grow(scorers, event.receipt)
         elif isinstance(event, Progress):
             if event.run.attempt in self._in_flight:
                 self._in_flight[event.run.attempt] = event
@@ -189,9 +187,13 @@ class Scoring:
     def _rows_left(self) -> int:
         return self.plan.rows - self._predicted - self._rejected - sum(each.rows for each in self._ready)
 
-    def _grow(self, scorers: ScorerSet) -> None:
-        """Have more scorers if a single one is known to be too few."""
-        found = self.more(self._shown) if self.scorers == 1 else None
+    def _grow(self, scorers: ScorerSet, done: Receipt | None) -> None:
+        """Have more scorers if a single one is known to be too few, now that it has done this chunk."""
+        if self.scorers != 1:
+            return
+        if done is not None:
+            self._shown = self._shown.after(done.rows, done.usage, self._rows_left())
+        found = self.more(self._shown)
         if found is not None:
             spec, more = found
             scorers.grow(spec, more)
