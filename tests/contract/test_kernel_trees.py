@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,18 @@ from tidemill.flavors import sklearn_trees
 from tidemill.flavors.lightgbm import LightGBMFlavor
 from tidemill.flavors.sklearn import PickleFlavor
 from tidemill.flavors.xgboost import XGBoostFlavor
-from tidemill.kernels import library, trees, walks
+from tidemill.kernels import library, tables, trees, walks
 from tidemill.kernels.library import NotCompilable
-from tidemill.kernels.tables import AskedTree, Ensemble, TableKernel, Tables, breaks_of, compile_tables, ensemble_of
+from tidemill.kernels.tables import (
+    MOST_JOINED,
+    AskedTree,
+    Ensemble,
+    TableKernel,
+    Tables,
+    breaks_of,
+    compile_tables,
+    ensemble_of,
+)
 from tidemill.kernels.tree import Forest, Question, Tree
 from tidemill.kernels.walks import WalkKernel, Walks, compile_walks
 from tidemill.ports.flavor import Flavor
@@ -167,6 +177,44 @@ def stepped(forest: Forest, columns: Sequence[Array], start: Array, dtype: str) 
 
 
 @settings(max_examples=40, deadline=None)
+@given(forests(), st.sampled_from([0, 1, 3, 20, 1000]), st.sampled_from([2, 7, 64, 256]))
+def test_it_makes_no_difference_which_features_share_a_table(
+    made: tuple[Forest, list[Array]], most_steps: int, most_joined: int
+) -> None:
+    forest, columns = made
+    shown = [column[:60] for column in columns]
+    start = np.arange(forest.sums, dtype="f8")
+    breaks = breaks_of(forest)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tables, "MOST_STEPS", {1: most_steps, 2: most_steps})
+        patched.setattr(tables, "MOST_JOINED", most_joined)
+        compiled = compile_tables(ensemble_of(forest, breaks), dtype="f8")
+    assert TableKernel(compiled).scores(shown, start).tobytes() == stepped(forest, shown, start, "f8").tobytes()
+    own = [len(breaks[feature]) + 2 for feature in compiled.features[compiled.weights == 0].tolist()]
+    assert compiled.sizes.max(initial=0) <= max([most_joined, most_steps + 1, *own])
+    if most_steps == 0:
+        assert not len(compiled.steps)
+
+
+@settings(max_examples=40, deadline=None)
+@given(forests())
+def test_features_share_tables(made: tuple[Forest, list[Array]]) -> None:
+    """A table of one mask for each combination of what its features tell apart, and as few tables as were found."""
+    forest, _ = made
+    compiled = compile_tables(ensemble_of(forest, breaks_of(forest)), dtype="f8")
+    for begin, end, size in zip(compiled.tests[:-1], compiled.tests[1:], compiled.sizes, strict=True):
+        told_apart = np.diff(compiled.first_step)[begin:end] + 1
+        if compiled.weights[begin]:
+            assert size == told_apart.prod()
+            assert compiled.weights[begin:end].tolist() == [1, *told_apart.cumprod()[:-1]]
+        else:
+            assert end == begin + 1
+    for begin, end in pairwise(compiled.lookups.tolist()):
+        here = sorted(compiled.sizes[place] for place in range(begin, end) if compiled.weights[compiled.tests[place]])
+        assert len(here) < 2 or here[0] * here[1] > MOST_JOINED
+
+
+@settings(max_examples=40, deadline=None)
 @given(forests(), st.sampled_from(["f8", "f4"]))
 def test_walks_and_tables_end_where_single_steps_end(made: tuple[Forest, list[Array]], dtype: str) -> None:
     forest, columns = made
@@ -177,12 +225,12 @@ def test_walks_and_tables_end_where_single_steps_end(made: tuple[Forest, list[Ar
         patched.setattr(walks, "TILE_BYTES", 1)
         patched.setattr(walks, "TILE_TREES", 0)
         in_tiles = WalkKernel(compile_walks(forest, dtype=dtype))
-    tables = TableKernel(compile_tables(ensemble_of(forest, breaks_of(forest)), dtype=dtype))
-    for kernel in (WalkKernel(compile_walks(forest, dtype=dtype)), in_tiles, tables):
+    ranked = TableKernel(compile_tables(ensemble_of(forest, breaks_of(forest)), dtype=dtype))
+    for kernel in (WalkKernel(compile_walks(forest, dtype=dtype)), in_tiles, ranked):
         assert kernel.scores(shown, start).tobytes() == expected
         whole = kernel.scores(columns, start)
         assert whole[:, : len(shown[0])].tobytes() == expected
-        assert whole.tobytes() == tables.scores(columns, start).tobytes()
+        assert whole.tobytes() == ranked.scores(columns, start).tobytes()
         assert whole.shape == (forest.sums, len(columns[0]))
 
 
@@ -203,7 +251,7 @@ def test_no_walk_leads_astray(left: list[int], right: list[int]) -> None:
             made(forest, dtype="f8")
 
 
-def test_large_trees_and_shallow_ones_are_walked_and_others_ranked() -> None:
+def test_large_trees_are_walked_and_others_ranked() -> None:
     def forest(leaves: int, features: int, questions: dict[int, Question]) -> Forest:
         """Of one tree that is grown level by level: a node's children are those of a heap."""
         below = np.arange(1, 2 * leaves - 1, dtype=np.int32)
@@ -217,32 +265,14 @@ def test_large_trees_and_shallow_ones_are_walked_and_others_ranked() -> None:
 
     asked = Question(breaks=np.array([1.0]), goes_left=lambda values: values > 1)
     chosen = [
-        (64, 13, {}, Tables),
-        (64, 14, {}, Walks),
-        (64, 14, {3: asked}, Tables),
+        (64, 1, {}, Tables),
+        (64, 63, {}, Tables),
         (65, 1, {}, Walks),
         (65, 1, {3: asked}, Tables),
         (1, 1, {}, Tables),
     ]
     for leaves, features, questions, kind in chosen:
         assert type(trees.compiled_of(forest(leaves, features, questions), dtype="f8")) is kind
-
-
-@settings(max_examples=40, deadline=None)
-@given(forests())
-def test_levels_are_the_most_tests_on_a_way(made: tuple[Forest, list[Array]]) -> None:
-    forest, _ = made
-
-    def deepest(tree: Tree) -> int:
-        at, most = [(0, 1)] if len(tree.feature) else [], 0
-        while at:
-            node, level = at.pop()
-            most = max(most, level)
-            at += [(child, level + 1) for child in (tree.left[node], tree.right[node]) if child >= 0]
-        return most
-
-    assert forest.levels.tolist() == [deepest(tree) for tree in forest.trees]
-    assert forest.tested.tolist() == [len(set(tree.feature.tolist())) for tree in forest.trees]
 
 
 def test_a_tree_that_is_none_is_refused() -> None:
@@ -295,7 +325,7 @@ def both(flavor: type[Flavor], path: Path, rows: pa.RecordBatch, **options: Any)
     expected = by_library.predict(rows)
     assert not expected.by_kernel
     by_library.close()
-    found = [_by_kernel(flavor, path, rows, ratio, options) for ratio in (np.inf, 0.0)]
+    found = [_by_kernel(flavor, path, rows, most, options) for most in (1 << 20, 0)]
     for one in found:
         assert one.by_kernel
         assert dict(expected.row_errors) == dict(one.row_errors)
@@ -303,11 +333,11 @@ def both(flavor: type[Flavor], path: Path, rows: pa.RecordBatch, **options: Any)
     return bits(expected), bits(found[0])
 
 
-def _by_kernel(flavor: type[Flavor], path: Path, rows: pa.RecordBatch, ratio: float, options: dict[str, Any]) -> Any:
-    """What a kernel predicts that an earlier load of the model compiled and kept."""
-    options = {**options, "accelerate": True, "kernel_file": str(path.with_name(f"kept-{ratio}"))}
+def _by_kernel(flavor: type[Flavor], path: Path, rows: pa.RecordBatch, most: int, options: dict[str, Any]) -> Any:
+    """What a kernel predicts that an earlier load of the model compiled and kept: by tables up to so many leaves."""
+    options = {**options, "accelerate": True, "kernel_file": str(path.with_name(f"kept-{most}"))}
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(trees, "FEATURES_A_LEVEL", ratio)
+        patched.setattr(trees, "MOST_TABLE_LEAVES", most)
         model = flavor().load(str(path), options)
         assert model.kernel is not None, model.not_accelerated
         model.close()

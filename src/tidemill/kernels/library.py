@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-ABI = 4
+ABI = 5
 """What the library must answer: raised whenever a call changes."""
 
 DISTRIBUTION = "tidemill-kernels"

@@ -6,14 +6,18 @@ of them every test answers the same. So a value is ranked once among the breaks 
 in is the leftmost one that the tables of all its features leave: a node that sends a row to the right takes
 the leaves at its left away, and the leaves at the right of a node that sends it left need not be taken away,
 because those at the left come first. (Lucchese et al., "QuickScorer", SIGIR 2015, with tables for lists.)
+
+A tree tests a feature at a few of its breaks only. So the tables of several features are joined: one has a mask
+for each combination of stretches of ranks that the tree does not tell apart (docs/adr/0038).
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +29,11 @@ MAX_BREAKS = 65_533
 """Of a feature: a rank has two bytes."""
 WORD = 64
 """Leaves of one mask."""
+MOST_JOINED = 256
+"""Masks of a table that features share, for each word of leaves."""
+MOST_STEPS = {1: 16, 2: 8}
+"""Of a feature in a tree, by the bytes of a rank: with more it has a table of its own, by rank. To see
+which stretch a rank is in takes a comparison for each, of 32 or 16 rows at once; looking up takes each row its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +69,22 @@ class Tables:
     """int64: where the breaks of each feature begin, and where all end."""
     groups: Array
     sums: int
-    pairs: Array
-    features: Array
+    lookups: Array
+    """int64: where the tables of each tree begin, and where all end."""
     places: Array
-    ranks: Array
+    """int64: where in `tables` each table begins."""
+    sizes: Array
+    """int32: of each table, masks for each word of leaves."""
+    tests: Array
+    """int64: where the features of each table begin, and where all end."""
+    features: Array
+    """int32: of each table, which ones it tells of."""
+    weights: Array
+    """What the place of a mask grows by with each step of a feature; 0: the place is the rank itself."""
+    first_step: Array
+    """int64: where the steps of each of `features` begin, and where all end."""
+    steps: Array
+    """Ranks, as wide as they need to be, from which on other masks count, ascending for each of `features`."""
     tables: Array
     first_leaf: Array
     words: Array
@@ -79,7 +100,7 @@ class Tables:
     @property
     def wide(self) -> bool:
         """Whether a rank needs two bytes."""
-        return bool(np.diff(self.edges).max(initial=0) + 2 > 256)
+        return bool(self.steps.dtype.itemsize == 2)
 
 
 def ensemble_of(forest: Forest, breaks: tuple[Array, ...]) -> Ensemble:
@@ -115,7 +136,8 @@ def ensemble_of(forest: Forest, breaks: tuple[Array, ...]) -> Ensemble:
 
 
 def table_bytes(forest: Forest, breaks: tuple[Array, ...]) -> int | None:
-    """How large the tables of a forest would be; None where a feature has more breaks than a rank can say."""
+    """How large the masks by rank of a forest would be, from which tables are made; None where a feature has more
+    breaks than a rank can say."""
     ranks = np.array([len(each) + 2 for each in breaks], np.int64)
     if ranks.max(initial=0) > MAX_BREAKS + 2:
         return None
@@ -155,52 +177,133 @@ def _words(tree: Shape) -> int:
     return -(-len(tree.leaves) // WORD)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Test:
+    """A feature in a tree: the ranks from which on other leaves can be reached."""
+
+    feature: int
+    steps: Array
+    masks: Array
+    """(words, masks): one more than steps, or one for each rank."""
+    by_rank: bool = False
+
+
 def compile_tables(ensemble: Ensemble, *, dtype: str) -> Tables:
     """Tables of an ensemble whose sums are of `dtype` ("f8" or "f4"). Raises NotCompilable."""
-    found = library()
     ranks = np.array([len(each) + 2 for each in ensemble.breaks], np.int32)
-    pairs, words, first_leaf = [0], [], [0]
-    features, places, tables, leaves = [], [], [], []
-    size = 0
+    rank_type = np.dtype(np.uint16 if ranks.max(initial=0) > 256 else np.uint8)
+    joined_tests: list[list[_Test]] = []
+    lookups, words, first_leaf = [0], [], [0]
+    leaves: list[Array] = []
     for tree in ensemble.trees:
-        count = _words(tree)
-        used = np.unique(tree.feature)
-        lengths = ranks[used].astype(np.int64) * count
-        local = np.zeros(len(ranks), np.int64)
-        local[used] = np.cumsum(lengths) - lengths
-        table = np.full(int(lengths.sum()), np.iinfo(np.uint64).max, np.uint64)
-        order, stack = np.empty(len(tree.leaves), np.int32), np.empty(4 * len(tree.leaves), np.int32)
-        reached = found.tidemill_tables(
-            ctypes.c_int32(len(tree.feature)), _at(tree.feature), _at(tree.left), _at(tree.right),
-            _at(ensemble.answers), _at(tree.answers), _at(local), _at(ranks), ctypes.c_int32(count), _at(table),
-            _at(order), _at(stack),
-        )  # fmt: skip
-        if reached != len(tree.leaves) or len(np.unique(order)) != reached:
-            raise NotCompilable("a tree does not reach each of its leaves once")
-        features.append(used)
-        places.append(size + local[used])
-        tables.append(table)
-        size += len(table)
+        masks, order = _masks(tree, ensemble.answers, ranks)
+        joined_tests += _joined(_tests(tree, masks, ranks, MOST_STEPS[rank_type.itemsize]))
+        lookups.append(len(joined_tests))
+        words.append(len(masks))
         leaves.append(tree.leaves[order])
-        pairs.append(pairs[-1] + len(used))
-        words.append(count)
         first_leaf.append(first_leaf[-1] + len(order))
-    where = joined(features, np.int32)
     return Tables(
         breaks=joined(ensemble.breaks, ensemble.breaks[0].dtype if ensemble.breaks else np.float64),
         edges=np.cumsum([0, *map(len, ensemble.breaks)]),
         groups=ensemble.groups,
         sums=ensemble.sums,
-        pairs=np.array(pairs, np.int64),
-        features=where,
-        places=joined(places, np.int64),
-        ranks=ranks[where],
-        tables=joined(tables, np.uint64),
+        lookups=np.array(lookups, np.int64),
         first_leaf=np.array(first_leaf, np.int64),
         words=np.array(words, np.int32),
         leaves=np.ascontiguousarray(joined(leaves, dtype)),
         width=width_of(ensemble.trees),
+        **_laid_out(joined_tests, np.repeat(np.array(words, np.int32), np.diff(lookups)), rank_type),
     )
+
+
+def _masks(tree: AskedTree, answers: Array, ranks: Array) -> tuple[Array, Array]:
+    """Which leaves, from left to right, can still be reached by rank: (words, ranks of the tree's features, one feature
+    after the other); and the order of the leaves."""
+    used = np.unique(tree.feature)
+    lengths = ranks[used].astype(np.int64)
+    local = np.zeros(len(ranks), np.int64)
+    local[used] = np.cumsum(lengths) - lengths
+    masks = np.full((_words(tree), int(lengths.sum())), np.iinfo(np.uint64).max, np.uint64)
+    order, stack = np.empty(len(tree.leaves), np.int32), np.empty(4 * len(tree.leaves), np.int32)
+    reached = library().tidemill_tables(
+        ctypes.c_int32(len(tree.feature)), _at(tree.feature), _at(tree.left), _at(tree.right),
+        _at(answers), _at(tree.answers), _at(local), _at(ranks), ctypes.c_int32(len(masks)),
+        ctypes.c_int64(masks.shape[1]), _at(masks), _at(order), _at(stack),
+    )  # fmt: skip
+    if reached != len(tree.leaves) or len(np.unique(order)) != reached:
+        raise NotCompilable("a tree does not reach each of its leaves once")
+    return masks, order
+
+
+def _tests(tree: AskedTree, masks: Array, ranks: Array, most_steps: int) -> Iterator[_Test]:
+    """Of each feature that a tree tests."""
+    used = np.unique(tree.feature)
+    ends = np.cumsum(ranks[used], dtype=np.int64)
+    changes = np.ones(masks.shape[1], bool)
+    changes[1:] = (masks[:, 1:] != masks[:, :-1]).any(axis=0)
+    changes[ends[:-1]] = True
+    edges = np.flatnonzero(changes)
+    stretches = masks[:, edges]
+    begin = cut = 0
+    for feature, end, next_cut in zip(used.tolist(), ends.tolist(), np.searchsorted(edges, ends).tolist(), strict=True):
+        if next_cut - cut - 1 > most_steps:
+            yield _Test(feature=feature, steps=edges[:0], masks=masks[:, begin:end], by_rank=True)
+        else:
+            steps = edges[cut + 1 : next_cut] - begin
+            yield _Test(feature=feature, steps=steps, masks=stretches[:, cut:next_cut])
+        begin, cut = end, next_cut
+
+
+def _joined(tests: Iterable[_Test]) -> list[list[_Test]]:
+    """Which tests share a table: each goes, the largest first, where it leaves the least room."""
+    found: list[tuple[int, list[_Test]]] = []
+    alone = []
+    for test in sorted(tests, key=lambda each: -each.masks.shape[1]):
+        size = test.masks.shape[1]
+        if test.by_rank:
+            alone.append([test])
+            continue
+        fits = [(held * size, place) for place, (held, _) in enumerate(found) if held * size <= MOST_JOINED]
+        if fits:
+            held, place = max(fits)
+            found[place][1].append(test)
+            found[place] = held, found[place][1]
+        else:
+            found.append((size, [test]))
+    return [*alone, *(each for _, each in found)]
+
+
+def _laid_out(shared: Sequence[Sequence[_Test]], words: Array, rank_type: np.dtype[Any]) -> dict[str, Array]:
+    """Tables, each of which tells of some tests, and of so many words: what `Tables` says of them."""
+    every = [test for together in shared for test in together]
+    counts = np.array([test.masks.shape[1] for test in every], np.int32)
+    tests = np.cumsum([0, *map(len, shared)], dtype=np.int64)
+    weights, sizes = np.zeros(len(every), rank_type), np.zeros(len(shared), np.int32)
+    for number, begin in enumerate(tests[:-1].tolist()):
+        size = 1
+        for place, test in enumerate(shared[number], begin):
+            weights[place] = 0 if test.by_rank else size
+            size *= int(counts[place])
+        sizes[number] = size
+    whole = sizes.astype(np.int64) * words
+    places = np.cumsum(whole) - whole
+    masks = joined([test.masks.ravel() for test in every], np.uint64)
+    begins = np.cumsum([0, *(test.masks.size for test in every)], dtype=np.int64)
+    tables = np.empty(int(whole.sum()), np.uint64)
+    library().tidemill_join(
+        ctypes.c_int64(len(shared)), _at(tests), _at(counts), _at(begins), _at(masks),
+        _at(words), _at(places), _at(sizes), _at(tables),
+    )  # fmt: skip
+    return {
+        "places": places,
+        "sizes": sizes,
+        "tests": tests,
+        "features": np.array([test.feature for test in every], np.int32),
+        "weights": weights,
+        "first_step": np.cumsum([0, *(len(test.steps) for test in every)], dtype=np.int64),
+        "steps": joined([test.steps for test in every], rank_type),
+        "tables": tables,
+    }
 
 
 class TableKernel:
@@ -240,9 +343,9 @@ class TableKernel:
         out[:] = start if start.ndim == 2 else start[:, None]
         self._score(
             _at(ranked), ctypes.c_int64(rows), ctypes.c_int64(rows), ctypes.c_int32(len(tables.words)),
-            _at(tables.groups), _at(tables.pairs), _at(tables.features), _at(tables.places),
-            _at(tables.ranks), _at(tables.tables), _at(tables.first_leaf), _at(tables.words), _at(tables.leaves),
-            ctypes.c_int32(tables.width), _at(out),
+            _at(tables.groups), _at(tables.lookups), _at(tables.places), _at(tables.sizes), _at(tables.tests),
+            _at(tables.features), _at(tables.weights), _at(tables.first_step), _at(tables.steps), _at(tables.tables),
+            _at(tables.first_leaf), _at(tables.words), _at(tables.leaves), ctypes.c_int32(tables.width), _at(out),
         )  # fmt: skip
         return out
 

@@ -79,29 +79,6 @@ class Forest:
         """Leaves of the largest tree."""
         return max((len(tree.leaves) for tree in self.trees), default=0)
 
-    @property
-    def levels(self) -> Array:
-        """int64: of each tree, the most tests that a row may meet. Raises NotCompilable as `check` does."""
-        for tree in self.trees:
-            check(tree)
-        sizes = np.array([len(tree.feature) for tree in self.trees], np.int64)
-        owner = np.repeat(np.arange(len(sizes)), sizes)
-        first = np.cumsum(sizes) - sizes
-        sides = [joined([getattr(tree, side) for tree in self.trees], np.int64) for side in ("left", "right")]
-        children = np.where(np.stack(sides) < 0, -1, np.stack(sides) + first[owner])
-        found = np.zeros(len(sizes), np.int64)
-        nodes = first[sizes > 0]
-        while len(nodes):
-            found[owner[nodes]] += 1
-            below = children[:, nodes]
-            nodes = below[below >= 0]
-        return found
-
-    @property
-    def tested(self) -> Array:
-        """int64: of each tree, how many features it tests."""
-        return np.array([len(np.unique(tree.feature)) for tree in self.trees], np.int64)
-
 
 def check(tree: Shape) -> None:
     """Raise NotCompilable unless one way leads to each node and leaf: then none leads in a circle."""

@@ -12,12 +12,9 @@ from tidemill.kernels.walks import WalkKernel, Walks, compile_walks
 
 MOST_TABLE_LEAVES = WORD
 """Of the largest tree. Tables cost a row as much again for each further word of leaves, walking for each doubling:
-200 trees of 63 leaves take 2.3 and 2.8 microseconds a row, of 127 leaves 6.0 and 4.0."""
+200 trees of 63 leaves take 1.1 and 3.5 microseconds a row, of 127 leaves 4.3 and 4.1."""
 MOST_TABLE_BYTES = 128 << 20
-"""Above, tables would be read from memory for each block of rows."""
-FEATURES_A_LEVEL = 2.3
-"""Tables take a row through each feature that a tree tests, walking through each level, which takes as long as so many
-features. Trees grown level by level test more from a depth of 5 or 6 on; those grown by the best leaf seldom do."""
+"""Of masks by rank, from which tables are made."""
 
 TreeKernel = TableKernel | WalkKernel
 _FORMS = {"tables": Tables, "walks": Walks}
@@ -46,7 +43,7 @@ def _kernel(compiled: Tables | Walks) -> TreeKernel:
 def compiled_of(forest: Forest, *, dtype: str) -> Tables | Walks:
     """What scores a forest faster. Raises NotCompilable."""
     asks = any(tree.questions for tree in forest.trees)
-    if not asks and (forest.largest > MOST_TABLE_LEAVES or _shallow(forest)):
+    if not asks and forest.largest > MOST_TABLE_LEAVES:
         return compile_walks(forest, dtype=dtype)
     breaks = breaks_of(forest)
     size = table_bytes(forest, breaks)
@@ -55,8 +52,3 @@ def compiled_of(forest: Forest, *, dtype: str) -> Tables | Walks:
     if asks:
         raise NotCompilable("it splits by categories, or takes zero for missing, and is too large for tables of that")
     return compile_walks(forest, dtype=dtype)
-
-
-def _shallow(forest: Forest) -> bool:
-    """Whether its trees test so many features on so few levels that walking them is faster."""
-    return bool(forest.tested.sum() > FEATURES_A_LEVEL * forest.levels.sum())
