@@ -244,7 +244,7 @@ class _Run:
         else:
             names = ("path", "digest", "flavor", "carries_code", "preload", "size_bytes")
             model = {name: getattr(pin, name) for name in names}
-        kernels, trusted = str(self.worker.kernels), self.store.trust.is_trusted(model["digest"])
+        kernels, trusted = os.path.abspath(self.worker.kernels), self.store.trust.is_trusted(model["digest"])
         return {**model, "trusted": trusted, "kernels": kernels}
 
     def _identify(self) -> dict[str, Any]:
